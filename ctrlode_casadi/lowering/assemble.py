@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import casadi as ca
@@ -97,10 +97,16 @@ def assemble(function: ca.Function, uniform: int, target: Target) -> tuple[ir.Mo
     """The module with the kernels of ``function`` and its sizes (n_uni, n_tape, n_acc)."""
     d = differentiate(function, uniform)
     module = ir.Module("kernels")
-    context = Context(module, target, VectorMath(module, target.width, target.dtype, target.avx512))
-    one = Target(target.dtype, 1, 1, False)
-    scalar_context = Context(module, one, VectorMath(module, 1, target.dtype, False))
-    contexts = (context, scalar_context)
+    scalar_context = _context(module, replace(target, width=1, registers=1, row_width=0))
+    wide: dict[int, Context] | None = None
+    if target.row_width:
+        wide = {1: scalar_context}
+        for bits in range(1, target.row_width.bit_length()):
+            wide[1 << bits] = _context(module, replace(target, width=1 << bits, registers=1, row_width=0))
+        context, contexts = scalar_context, list(wide.values())
+    else:
+        context = _context(module, target)
+        contexts = [context, scalar_context]
     uni, n_uni = _uniform_layout(d)
     tape, n_tape = _layout(d.parts.tape, d.program)
     places, n_acc = _accumulator_layout(d.pieces, target)
@@ -117,7 +123,7 @@ def assemble(function: ca.Function, uniform: int, target: Target) -> tuple[ir.Mo
             stored = {v: Memory(outs[n_out], o, True) for v, o in tape.items()} if with_tape else {}
             results = [(v, Memory(outs[j], 0, True)) for j, v in enumerate(d.primal)]
             compute = d.program.needed_for([*d.primal, *stored], stop=d.parts.uniform) & d.parts.forward
-            _emit_body(context, d, compute, known(ins), stored, results)
+            _emit_body(context, d, compute, known(ins), stored, results, wide=wide)
 
         return body
 
@@ -126,7 +132,7 @@ def assemble(function: ca.Function, uniform: int, target: Target) -> tuple[ir.Mo
         memory |= {v: Memory(ins[n_in], o, True) for v, o in tape.items()}
         memory |= {d.program.inputs[n_in + j]: Memory(ins[n_in + 1 + j], 0, True) for j in range(n_out)}
         results = [(v, Memory(outs[j], 0, True)) for j, v in enumerate(d.bars)]
-        _emit_body(context, d, set(d.parts.reverse), memory, {}, results, (outs[len(d.bars)], places))
+        _emit_body(context, d, set(d.parts.reverse), memory, {}, results, (outs[len(d.bars)], places), wide)
 
     def prologue(ins: Sequence[ir.Value], outs: Sequence[ir.Value]) -> None:
         p = d.program.inputs[d.uniform]
@@ -140,6 +146,11 @@ def assemble(function: ca.Function, uniform: int, target: Target) -> tuple[ir.Mo
     _kernel(contexts, "adjoint", n_in + 1 + n_out, len(d.bars) + 1, reverse)
     _kernel(contexts, "finish", 2, 1, lambda ins, outs: _finish(context, d.pieces, places, ins[0], outs[0]))
     return module, sizes
+
+
+def _context(module: ir.Module, target: Target) -> Context:
+    avx512 = target.avx512 and target.width * target.itemsize == 64
+    return Context(module, target, VectorMath(module, target.width, target.dtype, avx512))
 
 
 def _layout(values: Sequence[int], program: Program) -> tuple[dict[int, int], int]:
@@ -172,7 +183,7 @@ def _accumulator_layout(pieces: Sequence[Leaf | Outer], target: Target) -> tuple
         partial, size = True, piece.destination.size * target.width
         if isinstance(piece, Outer):
             rows, columns = piece.shape
-            partial = outer.is_partial(target.width * target.itemsize, rows, columns)
+            partial = not target.row_width and outer.is_partial(target.width * target.itemsize, rows, columns)
             size = outer.storage(partial, rows, columns, target.width)
         places.append(PiecePlace(total, partial))
         total += size
@@ -187,6 +198,7 @@ def _emit_body(
     stored: dict[int, Memory],
     results: Sequence[tuple[int, Memory]],
     accumulation: tuple[ir.Value, Sequence[PiecePlace]] | None = None,
+    wide: dict[int, Context] | None = None,
 ) -> None:
     """Schedule and emit the instructions of one kernel and copy its results out."""
     program, views = d.program, d.views
@@ -200,14 +212,14 @@ def _emit_body(
     owners = [views.resolve(v, program.sizes[v])[0] for v, _ in results]
     homes = assign_homes(program, views, steps, set(stored), [v for v in owners if v in own])
     pointer, places = accumulation if accumulation else (None, ())
-    body = Body(c, program, views, known, stored, homes, pointer, places)
+    body = Body(c, program, views, known, stored, homes, pointer, places, wide)
     body.run(steps)
     for v, memory in stored.items():
         if v not in own:
-            body.copy(body.loader(v), memory, program.sizes[v])
+            body.copy(v, memory)
     for v, memory in results:
         if stored.get(v) is not memory:
-            body.copy(body.loader(v), memory, program.sizes[v])
+            body.copy(v, memory)
 
 
 def _kernel(

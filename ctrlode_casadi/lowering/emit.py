@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from llvmlite import ir
 
-from . import matmul, outer
+from . import matmul, outer, rows
 from .accumulate import Leaf
 from .elementwise import emit_elementwise
 from .homes import Homes, Inside, Slot
@@ -45,6 +45,8 @@ class Body:
         Memory of values that exist on entry (inputs, uniform values, tape).
     stored : mapping
         Memory that computed values must be written to (tape, outputs).
+    wide : mapping, optional
+        SIMD width -> context over the entries of a value: the orientation for one trajectory (``c`` is scalar then).
     """
 
     c: Context
@@ -55,6 +57,7 @@ class Body:
     homes: Homes
     accumulator: ir.Value | None = None
     piece_places: Sequence[PiecePlace] = ()
+    wide: Mapping[int, Context] | None = None
     registers: dict[int, list[ir.Value]] = field(default_factory=dict)
     _tables: dict[int, ir.Value] = field(default_factory=dict)
 
@@ -123,9 +126,9 @@ class Body:
         """Emit all steps in order."""
         for step in steps:
             if isinstance(step, Fused):
-                self._fused(step)
+                self._fused(step) if self.wide is None else rows.fused(self, self.wide, step)
             elif isinstance(step, Accumulate):
-                self._accumulate(step)
+                self._accumulate(step) if self.wide is None else rows.accumulate(self, self.wide, step)
             else:
                 ins = self.program.producer[step.value]
                 _STRUCTURAL[ins.op](self, ins)
@@ -165,7 +168,7 @@ class Body:
             outer.add_leaf(c, self.accumulator, place.offset, piece.destination.size, self.loader(piece.value))
             return
         rows, columns = piece.shape
-        left, right = self._factor(*piece.left), self._factor(*piece.right)
+        left, right = self.factor(*piece.left), self.factor(*piece.right)
         if place.partial:
             outer.add_partial(
                 c, self.accumulator, place.offset, rows, columns, self._reader(left), self._reader(right)
@@ -180,7 +183,7 @@ class Body:
             c, self.accumulator, place.offset, rows, columns, (memory.pointer, origin, step_size * lanes), scratch
         )
 
-    def _factor(self, v: int, index: np.ndarray) -> tuple[Memory, int, int]:
+    def factor(self, v: int, index: np.ndarray) -> tuple[Memory, int, int]:
         base, inner = self.views.resolve(v, self.program.sizes[v])
         start, step = progression(inner[index])  # type: ignore[misc]
         return self.memory(base), start, step
@@ -189,7 +192,14 @@ class Body:
         memory, start, step = factor
         return lambda entry, m: self.c.load_entry(memory, self.c.affine(entry, step, start), m)
 
-    def copy(self, load: Load, memory: Memory, count: int) -> None:
+    def copy(self, v: int, memory: Memory) -> None:
+        """Write a value to memory."""
+        if self.wide is None:
+            self.fill(self.loader(v), memory, self.program.sizes[v])
+        elif self.program.sizes[v]:
+            rows.copy(self, self.wide, v, memory, self.program.sizes[v])
+
+    def fill(self, load: Load, memory: Memory, count: int) -> None:
         """Write ``count`` entries to memory."""
         if count == 0:
             return
@@ -234,7 +244,7 @@ def _gather(body: Body, ins: Instruction) -> None:
     target = body.memory(ins.output)
     if np.any(index < 0):
         zero = body.c.splat_constant(0.0)
-        body.copy(lambda entry, m: zero, target, ins.attr.size)
+        body.fill(lambda entry, m: zero, target, ins.attr.size)
     used = np.flatnonzero(index >= 0)
     _moves(body, np.stack([used, index[used]], axis=1), body.memory(base), target, add=False)
 
@@ -246,14 +256,14 @@ def _concat(body: Body, ins: Instruction) -> None:
         n = body.program.sizes[v]
         home = body.homes.home.get(v)
         if not (isinstance(home, Inside) and home.whole == ins.output and home.offset == offset):
-            body.copy(body.loader(v), Memory(target.pointer, target.offset + offset, varying=True), n)
+            body.copy(v, Memory(target.pointer, target.offset + offset, varying=True))
         offset += n
 
 
 def _scatter(body: Body, ins: Instruction) -> None:
     index, add = ins.attr
     target = body.memory(ins.output)
-    body.copy(body.loader(ins.inputs[0]), target, body.program.sizes[ins.output])
+    body.copy(ins.inputs[0], target)
     source = ins.inputs[1]
     base, inner = body.views.resolve(source, body.program.sizes[source])
     if base in body.registers and not body.has_memory(base) and base not in body.known:
@@ -272,6 +282,8 @@ def _start(body: Body, v: int) -> Load | None:
 def _mtimes(body: Body, ins: Instruction) -> None:
     acc, a, x = ins.inputs
     r, k, n = ins.attr
+    if body.wide is not None and _row_product(body, body.wide, ins):
+        return
     start, store = _start(body, acc), body.writer(ins.output)
     if body.is_varying(a) and body.is_varying(x):
         matmul.varying_product(body.c, (r, k, n), body.loader(a), body.loader(x), start, store)
@@ -286,6 +298,24 @@ def _mtimes(body: Body, ins: Instruction) -> None:
         load = body.loader(a)
         for i in range(r):
             matmul.matvec(body.c, turned, n, k, *_along(body, load, start, store, i, r, i, r))
+
+
+def _row_product(body: Body, wide: Mapping[int, Context], ins: Instruction) -> bool:
+    """A matrix-vector product of one trajectory, if one side is a uniform matrix and the other one column."""
+    acc, a, x = ins.inputs
+    r, k, n = ins.attr
+    matrix, vector, shape = (a, x, (r, k)) if n == 1 else (x, a, (n, k))
+    if (n != 1 and r != 1) or body.is_varying(matrix) or not body.is_varying(vector):
+        return False
+    weights = _weights(body, matrix, *((r, k) if n == 1 else (k, n)))
+    if n != 1:
+        weights = matmul.WeightView(weights.pointer, weights.offset, weights.across, weights.down)
+    base, index = body.views.resolve(vector, body.program.sizes[vector])
+    if not (body.has_memory(base) or base in body.known):
+        return False
+    first, step = progression(index)  # type: ignore[misc]
+    start = None if _start(body, acc) is None else rows.chunk_loader(body, acc)
+    return rows.matvec(body, wide, weights, shape, (body.memory(base), first, step), start, body.memory(ins.output))
 
 
 def _along(

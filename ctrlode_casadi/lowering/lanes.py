@@ -34,12 +34,15 @@ class Target:
         Vectors per entry; ``width * registers`` lanes.
     avx512 : bool
         Whether AVX-512 instructions may be used.
+    row_width : int
+        Numbers in a SIMD vector over the entries of one trajectory; 0 where lanes are trajectories.
     """
 
     dtype: str
     width: int
     registers: int
     avx512: bool
+    row_width: int = 0
 
     @property
     def lanes(self) -> int:

@@ -24,7 +24,6 @@ LIMITS: dict[str, str] = {
     "exp": "without AVX-512 a result below 2**-1021 (2**-125) is 0; sinh, cosh, expm1 and pow share this scaling",
     "sin": "|x| <= 1e9 (float32 1e5); beyond, the result is meaningless; the same for cos and tan",
     "fmod": "exact for |x / y| < 2**53 (2**24), NaN beyond; remainder likewise",
-    "sqrt": "correctly rounded",
 }
 
 
@@ -143,8 +142,8 @@ class VectorMath:
         return vecmath_basic.remainder(self._m, b, x, y)
 
     def sqrt(self, b: ir.IRBuilder, x: Value) -> Value:
-        """Square root, correctly rounded."""
-        return self._m.call(b, "sqrt", x)
+        """Square root."""
+        return self._m.sqrt(b, x)
 
     def floor(self, b: ir.IRBuilder, x: Value) -> Value:
         """Largest integer not above x."""

@@ -15,8 +15,13 @@ from llvmlite import ir
 from . import vecmath_coefficients as table
 from .vecmath_lanes import Lanes, Value
 
-# ln(2) = LN2[0] + LN2[1], both rounded down: k * part then has one sign, which keeps -0.0
-LN2 = {"float64": (0.6931471805599453, 2.3190468138462996e-17), "float32": (0.6931471228599548, 5.769998878690785e-08)}
+# ln(2) in a head with trailing zero bits, so that k * head is exact, and the rest; both positive: k * part then has
+# one sign, which keeps -0.0
+LN2 = {
+    "float64": (0.6931471805598903, 5.497923018708371e-14),
+    "float32": (0.693145751953125, 1.42860676533018e-06),
+}
+LN2_ERROR = {"float64": -2.3190468138462996e-17, "float32": 1.904654290582768e-09}  # of ln(2) in one float
 INVERSE_LN2 = 1.4426950408889634
 
 
@@ -30,7 +35,7 @@ def reduce(m: Lanes, b: ir.IRBuilder, x: Value, *, shift: int = 1, twice: bool =
     t = m.fma(b, x, m.c(INVERSE_LN2 * scale), m.c(magic))
     k = b.fsub(t, m.c(magic))
     r = x
-    # one part does for tanh, which saturates before k times its error counts
+    # one part does for tanh: its error is in the table for k < 1, beyond it does not count
     for part in (m.rounded(math.log(2.0)),) if twice else LN2[m.dtype]:
         r = m.fma(b, k, m.c(-part / scale), r)
     return t, k, r
@@ -82,7 +87,10 @@ def _scaled_expm1(m: Lanes, b: ir.IRBuilder, x: Value, shift: int, *, twice: boo
     if m.avx512:
         index = m.as_int(b, t)
         heads = tuple(math.ldexp(value, -shift) for value in table.EXP2_16[m.dtype])
-        low = m.fma(b, bend, r, m.look_up(b, table.EXP2_16_RATIO[m.dtype], index))
+        ratio = table.EXP2_16_RATIO[m.dtype]
+        if twice:
+            ratio = tuple(value + i / 16 * LN2_ERROR[m.dtype] for i, value in enumerate(ratio))
+        low = m.fma(b, bend, r, m.look_up(b, ratio, index))
         q = m.fma(b, r, m.c(2.0), low) if twice else b.fadd(r, low)
         s = m.scalef(b, m.look_up(b, heads, index), k)
     else:

@@ -96,8 +96,19 @@ class Lanes:
         return self.call(b, "fabs", x)
 
     def sqrt(self, b: ir.IRBuilder, x: Value) -> Value:
-        """Correctly rounded square root."""
-        return self.call(b, "sqrt", x)
+        """Square root: correctly rounded, on AVX-512 within 1 ulp.
+
+        There t = x y with y = 1 / sqrt(x) to 14 bits, and sqrt(x) = t / sqrt(1 - e), e = 1 - t y, as a series in e:
+        10 instructions against 24 cycles of the divider. The bounds of y make 0 and inf come out right.
+        """
+        if not self.avx512:
+            return self.call(b, "sqrt", x)
+        low, high = (1e-160, 1e170) if self.double else (1e-21, 1e24)
+        y = self.at_least(b, self.at_most(b, self._masked(b, "rsqrt14", [x], [], False), self.c(high)), self.c(low))
+        t = b.fmul(x, y)
+        e = self.fma(b, b.fneg(t), y, self.c(1.0))
+        series = (0.5, 0.375, 0.3125, 0.2734375)[: 4 if self.double else 2]
+        return self.fma(b, b.fmul(t, e), self.horner(b, e, series), t)
 
     def copysign(self, b: ir.IRBuilder, x: Value, y: Value) -> Value:
         """Magnitude of x with the sign of y."""

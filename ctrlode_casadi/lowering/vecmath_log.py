@@ -12,15 +12,11 @@ import math
 from llvmlite import ir
 
 from . import vecmath_coefficients as table
+from .vecmath_exp import LN2
 from .vecmath_lanes import Lanes, Value
 
-# ln(2) in a head with 11 (8) trailing zero bits, so that e * head is exact, and the rest
-LN2_SPLIT = {
-    "float64": (0.6931471805598903, 5.497923018708371e-14),
-    "float32": (0.693145751953125, 1.42860676533018e-06),
-}
 # as in LOG_OFFSET
-LN2_NEAREST = {"float64": 0.6931471805599453, "float32": 0.6931471824645996}
+LN2_ROUNDED = {"float64": 0.6931471805599453, "float32": 0.6931471824645996}
 SQRT_HALF = math.sqrt(0.5)
 
 
@@ -56,7 +52,7 @@ def _log_table(m: Lanes, b: ir.IRBuilder, x: Value, rest: Value | None) -> Value
         # NaN, and where 2**-e underflows, the bound takes over; it is below the rounding error.
         unit = m.as_real(b, b.add(b.sub(m.as_int(b, mantissa), m.as_int(b, x)), m.bits(1.0)))
         r = b.fadd(r, m.at_least_or(b, b.fmul(rest, b.fmul(unit, c)), m.c(-m.eps)))
-    head = m.fma(b, e, m.c(LN2_NEAREST[m.dtype]), m.look_up(b, table.LOG_OFFSET[m.dtype], index))
+    head = m.fma(b, e, m.c(LN2_ROUNDED[m.dtype]), m.look_up(b, table.LOG_OFFSET[m.dtype], index))
     tail = b.fmul(m.horner(b, r, table.LOG_TABLE_POLY[m.dtype]), r)
     return b.fadd(head, m.fma(b, tail, r, r))
 
@@ -69,11 +65,11 @@ def _log_plain(m: Lanes, b: ir.IRBuilder, x: Value, rest: Value | None) -> Value
     z = b.fmul(s, s)
     big_r = b.fmul(z, m.horner(b, z, table.LOG_POLY[m.dtype]))
     square = b.fmul(b.fmul(f, m.c(0.5)), f)
-    low = b.fmul(k, m.c(LN2_SPLIT[m.dtype][1]))
+    low = b.fmul(k, m.c(LN2[m.dtype][1]))
     if rest is not None:
         low = b.fadd(low, b.fdiv(rest, x))
     low = m.fma(b, s, b.fadd(square, big_r), low)
-    return m.fma(b, k, m.c(LN2_SPLIT[m.dtype][0]), b.fsub(f, b.fsub(square, low)))
+    return m.fma(b, k, m.c(LN2[m.dtype][0]), b.fsub(f, b.fsub(square, low)))
 
 
 def log(m: Lanes, b: ir.IRBuilder, x: Value) -> Value:

@@ -8,9 +8,9 @@ from fractions import Fraction
 from llvmlite import ir
 
 from . import vecmath_coefficients as table
-from .vecmath_exp import bounds, clamp, finish_exp, reduce
+from .vecmath_exp import LN2, bounds, clamp, finish_exp, reduce
 from .vecmath_lanes import Lanes, Value
-from .vecmath_log import LN2_SPLIT, split
+from .vecmath_log import split
 
 
 def _two_product(m: Lanes, b: ir.IRBuilder, x: Value, y: Value) -> tuple[Value, Value]:
@@ -55,7 +55,7 @@ def _log_pair(m: Lanes, b: ir.IRBuilder, x: Value) -> tuple[Value, Value]:
     zp_low = b.fadd(zp_low, m.fma(b, z, p_low, b.fmul(z_low, p)))
     t, t_low = _two_product(m, b, s, zp)
     t_low = b.fadd(t_low, m.fma(b, s, zp_low, m.fma(b, s_low, zp, b.fadd(s_low, s_low))))
-    head, tail = LN2_SPLIT[m.dtype]
+    head, tail = LN2[m.dtype]
     high, low = _fast_two_sum(b, b.fmul(e, m.c(head)), twice)
     high, low_t = _fast_two_sum(b, high, t)
     low = b.fadd(b.fadd(low, low_t), m.fma(b, e, m.c(tail), t_low))
