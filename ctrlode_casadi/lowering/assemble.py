@@ -10,7 +10,7 @@ import casadi as ca
 import numpy as np
 from llvmlite import ir
 
-from . import outer
+from . import deferred, outer
 from .accumulate import Leaf, Outer, find_pieces
 from .emit import Body, PiecePlace
 from .homes import assign_homes
@@ -110,6 +110,9 @@ def assemble(function: ca.Function, uniform: int, target: Target) -> tuple[ir.Mo
     uni, n_uni = _uniform_layout(d)
     tape, n_tape = _layout(d.parts.tape, d.program)
     places, n_acc = _accumulator_layout(d.pieces, target)
+    flush = None
+    if wide is not None and any(place.slots for place in places):
+        flush = deferred.emit_flush(wide[target.row_width], scalar_context, d.pieces, places)
     n_in, n_out = d.n_in, d.n_out
     sizes = {"n_uni": n_uni, "n_tape": n_tape, "n_acc": n_acc}
 
@@ -132,7 +135,10 @@ def assemble(function: ca.Function, uniform: int, target: Target) -> tuple[ir.Mo
         memory |= {v: Memory(ins[n_in], o, True) for v, o in tape.items()}
         memory |= {d.program.inputs[n_in + j]: Memory(ins[n_in + 1 + j], 0, True) for j in range(n_out)}
         results = [(v, Memory(outs[j], 0, True)) for j, v in enumerate(d.bars)]
-        _emit_body(context, d, set(d.parts.reverse), memory, {}, results, (outs[len(d.bars)], places), wide)
+        acc = outs[len(d.bars)]
+        _emit_body(context, d, set(d.parts.reverse), memory, {}, results, (acc, places), wide)
+        if flush is not None:
+            deferred.emit_count(context, acc, flush)
 
     def prologue(ins: Sequence[ir.Value], outs: Sequence[ir.Value]) -> None:
         p = d.program.inputs[d.uniform]
@@ -140,11 +146,16 @@ def assemble(function: ca.Function, uniform: int, target: Target) -> tuple[ir.Mo
         compute = d.program.needed_for(uni)
         _emit_body(scalar_context, d, compute, {p: Memory(ins[0], 0, True)}, {}, results)
 
+    def finish(ins: Sequence[ir.Value], outs: Sequence[ir.Value]) -> None:
+        if flush is not None:
+            context.b.call(flush, [ins[0]])
+        _finish(context, d.pieces, places, ins[0], outs[0], target.row_width)
+
     _kernel(contexts, "prologue", 1, 1, prologue)
     _kernel(contexts, "value", n_in, n_out, forward(with_tape=False))
     _kernel(contexts, "value_tape", n_in, n_out + 1, forward(with_tape=True))
     _kernel(contexts, "adjoint", n_in + 1 + n_out, len(d.bars) + 1, reverse)
-    _kernel(contexts, "finish", 2, 1, lambda ins, outs: _finish(context, d.pieces, places, ins[0], outs[0]))
+    _kernel(contexts, "finish", 2, 1, finish)
     return module, sizes
 
 
@@ -178,15 +189,21 @@ def _uniform_layout(d: Derivative) -> tuple[dict[int, int], int]:
 
 
 def _accumulator_layout(pieces: Sequence[Leaf | Outer], target: Target) -> tuple[list[PiecePlace], int]:
-    places, total = [], 0
+    places, total = [], deferred.HEADER if target.row_width else 0
     for piece in pieces:
+        slots = None
         partial, size = True, piece.destination.size * target.width
         if isinstance(piece, Outer):
             rows, columns = piece.shape
             partial = not target.row_width and outer.is_partial(target.width * target.itemsize, rows, columns)
             size = outer.storage(partial, rows, columns, target.width)
-        places.append(PiecePlace(total, partial))
-        total += size
+            if target.row_width and deferred.is_deferred(rows, columns):
+                stride = outer.padded(columns, target.row_width)
+                size = rows * stride
+                slots = (total + size, total + size + deferred.SLOTS * rows)
+                size += deferred.SLOTS * (rows + stride)
+        places.append(PiecePlace(total, partial, slots))
+        total += -(-size // 16) * 16
     return places, total
 
 
@@ -256,13 +273,19 @@ def _kernel(
 
 
 def _finish(
-    c: Context, pieces: Sequence[Leaf | Outer], places: Sequence[PiecePlace], acc: ir.Value, target: ir.Value
+    c: Context,
+    pieces: Sequence[Leaf | Outer],
+    places: Sequence[PiecePlace],
+    acc: ir.Value,
+    target: ir.Value,
+    row_width: int,
 ) -> None:
     """Reduce the accumulator over lanes and add it to the gradient."""
     width = c.target.width
     for piece, place in zip(pieces, places, strict=True):
         if isinstance(piece, Outer) and not place.partial:
-            _add_matrix(c, acc, place.offset, outer.padded(piece.shape[1], width), target, piece.destination)
+            stride = outer.padded(piece.shape[1], row_width if place.slots else width)
+            _add_matrix(c, acc, place.offset, stride, target, piece.destination)
             continue
         flat = piece.destination.T.ravel() if isinstance(piece, Outer) else piece.destination
         _add_entries(c, acc, place.offset, width, target, flat)

@@ -25,10 +25,14 @@ Load = Callable[["ir.Value | int", int], ir.Value]
 
 @dataclass(frozen=True)
 class PiecePlace:
-    """Accumulator of one piece: position in the accumulator and form."""
+    """Accumulator of one piece: position in the accumulator and form.
+
+    ``slots`` are the positions of the waiting left and right factors where products are deferred (see ``deferred``).
+    """
 
     offset: int
     partial: bool
+    slots: tuple[int, int] | None = None
 
 
 @dataclass
@@ -167,11 +171,11 @@ class Body:
         if isinstance(piece, Leaf):
             outer.add_leaf(c, self.accumulator, place.offset, piece.destination.size, self.loader(piece.value))
             return
-        rows, columns = piece.shape
+        n_rows, columns = piece.shape
         left, right = self.factor(*piece.left), self.factor(*piece.right)
         if place.partial:
             outer.add_partial(
-                c, self.accumulator, place.offset, rows, columns, self._reader(left), self._reader(right)
+                c, self.accumulator, place.offset, n_rows, columns, self._reader(left), self._reader(right)
             )
             return
         scratch = _alloca(c, c.target.lanes * outer.padded(columns, c.target.width))
@@ -179,9 +183,8 @@ class Body:
         memory, start, step_size = left
         lanes = c.target.lanes
         origin = c.index((memory.offset + start) * lanes)
-        outer.add_transposed(
-            c, self.accumulator, place.offset, rows, columns, (memory.pointer, origin, step_size * lanes), scratch
-        )
+        factors = outer.Factors(memory.pointer, origin, step_size * lanes, 1, scratch, 0, lanes)
+        outer.add_products(c, self.accumulator, place.offset, n_rows, columns, factors)
 
     def factor(self, v: int, index: np.ndarray) -> tuple[Memory, int, int]:
         base, inner = self.views.resolve(v, self.program.sizes[v])

@@ -8,6 +8,8 @@ wide layers, where partial sums would stream through memory.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from llvmlite import ir
 
 from .lanes import I32, Context
@@ -122,14 +124,25 @@ def transpose(c: Context, rows: list[ir.Value]) -> list[ir.Value]:
     return rows
 
 
-def add_transposed(
-    c: Context, pointer: ir.Value, offset: int, rows: int, columns: int, left: tuple[ir.Value, ir.Value, int],
-    scratch: ir.Value,
-) -> None:
-    """``acc[i, :] += sum over lanes of left[i, lane] * scratch[lane, :]``, columns fastest.
+@dataclass(frozen=True)
+class Factors:
+    """The factors of a sum of outer products: ``left[i, q]`` and ``right[q, j]`` for q in ``range(count)``.
 
-    ``left`` is (pointer, position of entry 0, numbers between entries).
+    ``left`` stands at ``left_start + i * left_row + q * left_step``, ``right`` at ``right_start + q * stride + j`` with the
+    columns padded to whole vectors.
     """
+
+    left: ir.Value
+    left_start: ir.Value
+    left_row: int
+    left_step: int
+    right: ir.Value
+    right_start: int
+    count: int
+
+
+def add_products(c: Context, pointer: ir.Value, offset: int, rows: int, columns: int, factors: Factors) -> None:
+    """``acc[i, :] += sum over q of left[i, q] * right[q, :]``, columns fastest: a register-blocked matrix product."""
     stride = padded(columns, c.target.width)
     vectors = stride // c.target.width
     count = -(-vectors // _TILE_VECTORS)
@@ -140,31 +153,37 @@ def add_transposed(
         height, full = row_blocks(rows, own)
         if full:
             with c.entries_by(full * height, height) as first:
-                _tile(c, pointer, offset, stride, first, height, s, own, left, scratch)
+                _tile(c, (pointer, offset, stride), (first, height), (s, own), factors)
         if rows - full * height:
-            _tile(c, pointer, offset, stride, full * height, rows - full * height, s, own, left, scratch)
+            _tile(c, (pointer, offset, stride), (full * height, rows - full * height), (s, own), factors)
 
 
 def _tile(
-    c: Context, pointer: ir.Value, offset: int, stride: int, first: int | ir.Value, height: int, start: int, own: int,
-    left: tuple[ir.Value, ir.Value, int], scratch: ir.Value,
+    c: Context,
+    target: tuple[ir.Value, int, int],
+    block: tuple[int | ir.Value, int],
+    vectors: tuple[int, int],
+    factors: Factors,
 ) -> None:
+    """One block of rows (first, count) times one run of column vectors (first, count)."""
     b, width = c.b, c.target.width
-    base, origin, step = left
+    pointer, offset, stride = target
+    (first, height), (start, own) = block, vectors
     zero = c.splat_constant(0.0)
-    column = b.add(origin, c.affine(first, step, 0))
+    column = b.add(factors.left_start, c.affine(first, factors.left_row, 0))
 
-    def terms(lane: ir.Value, acc: list[list[ir.Value]]) -> list[list[ir.Value]]:
-        at = b.add(b.mul(lane, c.index(stride)), c.index(start * width))
-        right = [c.load_vector(scratch, b.add(at, c.index(q * width))) for q in range(own)]
+    def terms(q: ir.Value | int, acc: list[list[ir.Value]]) -> list[list[ir.Value]]:
+        at = c.affine(q, stride, factors.right_start + start * width)
+        right = [c.load_vector(factors.right, b.add(at, c.index(k * width))) for k in range(own)]
+        origin = b.add(column, c.affine(q, factors.left_step, 0))
         new = []
         for r in range(height):
-            a = c.splat(c.load_scalar(base, b.add(b.add(column, lane), c.index(r * step))))
-            new.append([c.fma(a, right[q], acc[r][q]) for q in range(own)])
+            a = c.splat(c.load_scalar(factors.left, b.add(origin, c.index(r * factors.left_row))))
+            new.append([c.fma(a, right[k], acc[r][k]) for k in range(own)])
         return new
 
-    sums = inner_loop(c, c.target.lanes, 1, [[[zero] * own for _ in range(height)]], terms)[0]
+    sums = inner_loop(c, factors.count, 1, [[[zero] * own for _ in range(height)]], terms)[0]
     for r in range(height):
-        for q in range(own):
-            at = b.add(c.affine(first, stride, offset + r * stride), c.index((start + q) * width))
-            c.store_vector(b.fadd(c.load_vector(pointer, at), sums[r][q]), pointer, at)
+        for k in range(own):
+            at = b.add(c.affine(first, stride, offset + r * stride), c.index((start + k) * width))
+            c.store_vector(b.fadd(c.load_vector(pointer, at), sums[r][k]), pointer, at)

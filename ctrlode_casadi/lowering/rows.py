@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
-from .accumulate import Leaf
+from .accumulate import Leaf, Outer
 from .elementwise import emit_elementwise
-from .lanes import I32, Context, Memory
+from .lanes import I32, I64, Context, Memory
 from .matmul import ACCUMULATORS, WeightView, inner_loop
+from .outer import padded
 from .schedule import Accumulate, Fused
 from .views import progression
 
@@ -304,6 +305,9 @@ def accumulate(body: Body, wide: Mapping[int, Context], step: Accumulate) -> Non
         load = chunk_loader(body, piece.value)
         over_chunks_once(wide, piece.destination.size, lambda i, c: _add(c, acc, c.affine(i, 1, place.offset), load(i, c)))
         return
+    if place.slots is not None:
+        _defer(body, wide, piece, place.slots)
+        return
     rows, columns = piece.shape
     left, l0, ls = body.factor(*piece.left)
     right, r0, rs = body.factor(*piece.right)
@@ -318,6 +322,30 @@ def accumulate(body: Body, wide: Mapping[int, Context], step: Accumulate) -> Non
             w.store_vector(w.fma(w.splat(scalar), _load(w, right, j, r0, rs), old), acc, at)
 
         over_chunks_once(wide, columns, chunk)
+
+
+def _defer(body: Body, wide: Mapping[int, Context], piece: Outer, slots: tuple[int, int]) -> None:
+    """Copy the factors into the free slot."""
+    c, acc = body.c, body.accumulator
+    rows, columns = piece.shape
+    free = deferred_slot(c, acc)
+    widths = (rows, padded(columns, max(wide)))
+    for factor, n, start, stride in zip((piece.left, piece.right), (rows, columns), slots, widths, strict=True):
+        memory, first, step = body.factor(*factor)
+        origin = c.b.add(c.b.mul(free, c.index(stride)), c.index(start))
+
+        def chunk(
+            i: ir.Value | int, w: Context, memory: Memory = memory, first: int = first, step: int = step,
+            origin: ir.Value = origin,
+        ) -> None:
+            w.store_vector(_load(w, memory, i, first, step), acc, w.b.add(origin, w.affine(i, 1, 0)))
+
+        over_chunks(wide, n, chunk)
+
+
+def deferred_slot(c: Context, acc: ir.Value | None) -> ir.Value:
+    """Number of the free slot: the accumulator's first number."""
+    return c.b.fptosi(c.load_scalar(acc, c.index(0)), I64)
 
 
 def _add(c: Context, pointer: ir.Value | None, at: ir.Value, value: ir.Value) -> None:

@@ -96,7 +96,11 @@ class Lanes:
         return self.call(b, "fabs", x)
 
     def sqrt(self, b: ir.IRBuilder, x: Value) -> Value:
-        """Square root: correctly rounded, on AVX-512 within 1 ulp.
+        """Correctly rounded square root; better than `fast_sqrt` next to work that does not need the multipliers."""
+        return self.call(b, "sqrt", x)
+
+    def fast_sqrt(self, b: ir.IRBuilder, x: Value) -> Value:
+        """Square root: correctly rounded, on AVX-512 within 1 ulp (exact squares are exact).
 
         There t = x y with y = 1 / sqrt(x) to 14 bits, and sqrt(x) = t / sqrt(1 - e), e = 1 - t y, as a series in e:
         10 instructions against 24 cycles of the divider. The bounds of y make 0 and inf come out right.

@@ -102,7 +102,7 @@ def _asin_core(m: Lanes, b: ir.IRBuilder, a: Value) -> tuple[Value, Value]:
     """(large, v) for a = |x|: v = asin(a) up to 1/2, beyond v = asin(sqrt((1 - a) / 2))."""
     large = b.fcmp_ordered(">", a, m.c(0.5))
     z = b.select(large, b.fmul(b.fsub(m.c(1.0), a), m.c(0.5)), b.fmul(a, a))
-    r = b.select(large, m.sqrt(b, z), a)
+    r = b.select(large, m.fast_sqrt(b, z), a)
     return large, _odd(m, b, r, z, table.ASIN_POLY[m.dtype])
 
 

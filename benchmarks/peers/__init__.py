@@ -1,0 +1,1 @@
+"""The same work in JAX, diffrax and torchdiffeq, written to be fast."""

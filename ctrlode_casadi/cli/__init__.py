@@ -1,0 +1,1 @@
+"""Command line: what is installed, the origin benchmark, the cache."""

@@ -1,0 +1,1 @@
+"""Networks, parameter layouts and controlled differential equations as CasADi expressions."""
