@@ -2,24 +2,26 @@
 
     python benchmarks/vecmath.py [--quick] [names ...]
 
-One array of 512 values in the first-level cache, in and out, repeated inside the compiled code; the best of many
-runs. "instructions" are the vector instructions of the loop body but for moves. Cycles are nanoseconds times the clock,
-taken from a chain of dependent FMAs at 4 cycles each (Intel since 2015). NumPy's time is for its own loop over the same
-array, without allocation.
+One array of 512 values in the first-level cache, in and out, repeated inside the compiled code; the best of
+many runs. "instructions" are the vector instructions of the loop body but for moves. Cycles are nanoseconds
+times the clock, taken from a chain of dependent FMAs at 4 cycles each (Intel since 2015). NumPy's time is for
+its own loop over the same array, without allocation.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 
 import llvmlite
 import numpy as np
-from common import parser, print_machine, print_table
 from llvmlite import binding, ir
 
+from common import parser, print_machine, print_table
 from ctrlode_casadi.lowering.vecmath import VectorMath
 
 SIZE = 512
@@ -35,7 +37,7 @@ PEERS = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "asinh": "arcsinh
 def emit(names: tuple[str, ...], dtype: str, lanes: int, avx512: bool) -> ir.Module:
     """void f(x, y, out, repetitions) for each name, over SIZE values."""
     module = ir.Module("vecmath")
-    math = VectorMath(module, lanes, dtype, avx512)
+    functions = VectorMath(module, lanes, dtype, avx512)
     real = ir.DoubleType() if dtype == "float64" else ir.FloatType()
     vec, count = ir.VectorType(real, lanes), ir.IntType(64)
     for name in names:
@@ -54,7 +56,7 @@ def emit(names: tuple[str, ...], dtype: str, lanes: int, avx512: bool) -> ir.Mod
         i = b.phi(count)
         i.add_incoming(count(0), outer)
         x = [b.load(b.gep(p, [i]), align=64) for p in function.args[: 2 if name in BINARY else 1]]
-        b.store(getattr(math, name)(b, *x), b.gep(function.args[2], [i]), align=64)
+        b.store(getattr(functions, name)(b, *x), b.gep(function.args[2], [i]), align=64)
         following = b.add(i, count(1))
         i.add_incoming(following, inner)
         b.cbranch(b.icmp_signed("<", following, count(SIZE // lanes)), inner, latch)
@@ -96,7 +98,10 @@ class Compiled:
         blocks = re.split(r"\n\.LBB", body[: body.index(".Lfunc_end")])[1:]
         moves = re.compile(r"v(mov|zeroupper)")
         return max(
-            sum(bool(re.match(r"[v]\w+", line)) and not moves.match(line) for line in map(str.strip, block.split("\n")))
+            sum(
+                bool(re.match(r"[v]\w+", line)) and not moves.match(line)
+                for line in map(str.strip, block.split("\n"))
+            )
             for block in blocks
         )
 
@@ -147,23 +152,28 @@ def measure(dtype: str, lanes: int, names: tuple[str, ...], rounds: int) -> None
                 "generic, AVX2": (False, ",-avx512f,-avx512dq,-avx512vl,-avx512bw")}  # fmt: skip
     if not (host.get("avx512f") and host.get("avx512dq")):
         variants = {"generic": (False, "")}
-    code = {label: Compiled(emit(names, dtype, lanes, avx), avx, without) for label, (avx, without) in variants.items()}
+    code = {
+        label: Compiled(emit(names, dtype, lanes, avx), avx, without)
+        for label, (avx, without) in variants.items()
+    }
     random = np.random.default_rng(0)
-    x, y, out = (aligned(v, dtype) for v in (random.uniform(0.01, 0.99, SIZE), random.uniform(0.5, 2.0, SIZE), 0.0))
+    x, y, out = (
+        aligned(v, dtype) for v in (random.uniform(0.01, 0.99, SIZE), random.uniform(0.5, 2.0, SIZE), 0.0)
+    )
     vectors, repetitions, ghz = SIZE // lanes, 100, clock(rounds)
     rows = []
     for name in names:
         argument = x + 1.0 if name == "acosh" else x
         x_in = aligned(argument, dtype)
         row = [name]
-        for label, compiled in code.items():
-            function = compiled.function(name)
-            call = lambda f=function, v=x_in: f(v.ctypes.data, y.ctypes.data, out.ctypes.data, repetitions)  # noqa: E731
-            ns = best(call, rounds) / repetitions / vectors * 1e9
+        for compiled in code.values():
+            arguments = (x_in.ctypes.data, y.ctypes.data, out.ctypes.data, repetitions)
+            ns = best(partial(compiled.function(name), *arguments), rounds) / repetitions / vectors * 1e9
             row.append(f"{compiled.instructions(name)} / {ns:.2f} / {ns * ghz:.0f}")
         peer = getattr(np, PEERS.get(name, name), None)
         operands = (x_in, y) if name in BINARY else (x_in,)
-        row.append("-" if peer is None else f"{best(lambda p=peer, a=operands: p(*a, out=out), 5 * rounds) / vectors * 1e9:.1f}")
+        seconds = best(partial(peer, *operands, out=out), 5 * rounds) if peer else math.nan
+        row.append(f"{seconds / vectors * 1e9:.1f}" if peer else "-")
         rows.append(row)
     print(f"{dtype}, {lanes} lanes, {ghz:.2f} GHz: instructions / ns / cycles per vector\n")
     print_table(["function", *code, f"NumPy {np.__version__}, ns"], rows)

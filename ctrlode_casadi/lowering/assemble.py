@@ -12,7 +12,8 @@ from llvmlite import ir
 
 from . import deferred, outer
 from .accumulate import Leaf, Outer, find_pieces
-from .emit import Body, PiecePlace
+from .body import Body, PiecePlace
+from .emit import copy, run
 from .homes import assign_homes
 from .lanes import POINTER, Context, Memory, Target
 from .program import Program
@@ -230,13 +231,13 @@ def _emit_body(
     homes = assign_homes(program, views, steps, set(stored), [v for v in owners if v in own])
     pointer, places = accumulation if accumulation else (None, ())
     body = Body(c, program, views, known, stored, homes, pointer, places, wide)
-    body.run(steps)
+    run(body, steps)
     for v, memory in stored.items():
         if v not in own:
-            body.copy(v, memory)
+            copy(body, v, memory)
     for v, memory in results:
         if stored.get(v) is not memory:
-            body.copy(v, memory)
+            copy(body, v, memory)
 
 
 def _kernel(
@@ -291,9 +292,7 @@ def _finish(
         _add_entries(c, acc, place.offset, width, target, flat)
 
 
-def _add_matrix(
-    c: Context, acc: ir.Value, offset: int, stride: int, target: ir.Value, destination: np.ndarray
-) -> None:
+def _add_matrix(c: Context, acc: ir.Value, offset: int, stride: int, target: ir.Value, destination: np.ndarray) -> None:
     """``target[destination[i, j]] += acc[offset + i stride + j]``."""
     rows, columns = destination.shape
     steps = strided(destination.T.ravel(), rows, columns)
@@ -308,9 +307,7 @@ def _add_matrix(
         c.store_scalar(c.b.fadd(c.load_scalar(target, to), c.load_scalar(acc, at)), target, to)
 
 
-def _add_entries(
-    c: Context, acc: ir.Value, offset: int, step: int, target: ir.Value, destination: np.ndarray
-) -> None:
+def _add_entries(c: Context, acc: ir.Value, offset: int, step: int, target: ir.Value, destination: np.ndarray) -> None:
     """``target[destination[i]] += sum of acc[offset + i step : ... + step]``."""
 
     def add(i: int | ir.Value, to: ir.Value) -> None:

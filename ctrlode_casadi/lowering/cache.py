@@ -58,9 +58,7 @@ def load(key: str) -> tuple[dict[str, Any], bytes] | None:
         raw = (cache_directory() / (key + _SUFFIX)).read_bytes()
         header, code = raw.split(b"\n", 1)
         meta = json.loads(header)
-        sound = (
-            meta["format"] == _FORMAT and meta["key"] == key and meta["sha256"] == hashlib.sha256(code).hexdigest()
-        )
+        sound = meta["format"] == _FORMAT and meta["key"] == key and meta["sha256"] == hashlib.sha256(code).hexdigest()
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return (meta["data"], code) if sound else None

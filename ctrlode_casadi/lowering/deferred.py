@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from . import outer
 from .accumulate import Leaf, Outer
-from .emit import PiecePlace
+from .body import PiecePlace
 from .lanes import POINTER, Context
 
 #: Calls whose factors wait before they are added.

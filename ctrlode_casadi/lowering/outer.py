@@ -35,9 +35,7 @@ def padded(columns: int, width: int) -> int:
     return -(-columns // width) * width
 
 
-def add_partial(
-    c: Context, pointer: ir.Value, offset: int, rows: int, columns: int, left: Load, right: Load
-) -> None:
+def add_partial(c: Context, pointer: ir.Value, offset: int, rows: int, columns: int, left: Load, right: Load) -> None:
     """``acc[j, i] += sum_m left(i, m) * right(j, m)``, one vector per entry, rows fastest."""
     registers = c.target.registers
     block = max(1, min(columns, 12 // registers, 4))

@@ -16,7 +16,7 @@ import numpy as np
 from ..base.errors import UnsupportedOperation
 from .ops import BY_OPCODE, OPCODE_NAMES, PASS_THROUGH
 from .program import Program, ProgramBuilder
-from .structure import MATRIX_OPS, projection, split_offsets
+from .structure import MATRIX_OPS, Rule, projection, split_offsets
 
 
 def read(function: ca.Function) -> Program:
@@ -119,7 +119,9 @@ def _assemble_output(b: ProgramBuilder, f: ca.Function, j: int, parts: list[int]
         return b.const(np.zeros(f.nnz_out(j)))
     segments = [int(s) for s in re.findall(rf"\boutput\[{j}\]\[(\d+)\] = ", f.str(True))]
     if len(segments) != len(parts) or sum(b.sizes[p] for p in parts) != f.nnz_out(j):
-        raise UnsupportedOperation(f"function: output {j} of {f} is written in {len(parts)} parts that cannot be told apart")
+        raise UnsupportedOperation(
+            f"function: output {j} of {f} is written in {len(parts)} parts that cannot be told apart"
+        )
     return _join(b, [p for _, p in sorted(zip(segments, parts, strict=True))])
 
 
@@ -134,7 +136,7 @@ def _read_mx_single(b: ProgramBuilder, f: ca.Function, k: int, mx: ca.MX, args: 
         return b.emit(row.name, args[: row.arity], mx.nnz())
     if op in PASS_THROUGH:
         return args[0]
-    rule: Callable[..., int] | None = MATRIX_OPS.get(op)
+    rule = MATRIX_OPS.get(op) or _SCALAR_OPS.get(op)
     if rule is None:
         raise _unsupported(f, k, op)
     return rule(b, mx, args)
@@ -206,6 +208,33 @@ def _call_branch(b: ProgramBuilder, f: ca.Function, branch: ca.Function, args: S
     out = inline(b, branch, own)
     return [b.gather(v, projection(branch.sparsity_out(j), f.sparsity_out(j))) for j, v in enumerate(out)]
 
+
+def _by_scalars(expression: Callable[..., ca.SX], name: str) -> Rule:
+    """A small dense linear-algebra operation, written out in scalars by CasADi's own symbolic algorithm."""
+
+    def rule(b: ProgramBuilder, mx: ca.MX, args: list[int]) -> int:
+        symbols = [ca.SX.sym("a", mx.dep(i).sparsity()) for i in range(mx.n_dep())]
+        n = max(s.size1() for s in symbols)
+        if n > 12:
+            raise UnsupportedOperation(
+                f"{name}: written out in scalars up to 12 x 12, got {n} x {n}; use backend='casadi' for this model"
+            )
+        out = ca.project(ca.densify(expression(mx, *symbols)), mx.sparsity())
+        return inline(b, ca.Function(name, symbols, [out]), args)[0]
+
+    return rule
+
+
+def _solve(mx: ca.MX, rhs: ca.SX, a: ca.SX) -> ca.SX:
+    return ca.solve(a.T if mx.info()["tr"] else a, rhs)
+
+
+#: Operations that are read as scalar expressions.
+_SCALAR_OPS: dict[int, Rule] = {
+    ca.OP_DETERMINANT: _by_scalars(lambda mx, a: ca.det(a), "determinant"),
+    ca.OP_INVERSE: _by_scalars(lambda mx, a: ca.inv(a), "inverse"),
+    ca.OP_SOLVE: _by_scalars(_solve, "solve"),
+}
 
 _FUNCTION_READERS: dict[str, Callable[..., list[int]]] = {
     "SXFunction": _read_sx,

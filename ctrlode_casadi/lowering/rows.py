@@ -10,20 +10,17 @@ emitter, whose memory layout is the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
 from .accumulate import Leaf, Outer
+from .body import Body
 from .elementwise import emit_elementwise
 from .lanes import I32, I64, Context, Memory
 from .matmul import ACCUMULATORS, WeightView, inner_loop
 from .outer import padded
 from .schedule import Accumulate, Fused
 from .views import progression
-
-if TYPE_CHECKING:
-    from .emit import Body
 
 #: Reads ``width`` consecutive entries that start at an entry.
 LoadChunk = Callable[["ir.Value | int", Context], ir.Value]
@@ -284,7 +281,9 @@ def _folded(c: Context, vectors: list[ir.Value], segment: int) -> ir.Value:
     """Add the upper half of every segment to its lower half; the segments of two vectors go side by side."""
     width = vectors[0].type.count
     first, second = vectors if len(vectors) == 2 else (vectors[0], ir.Constant(vectors[0].type, ir.Undefined))
-    low = [q * width + s + k for q in range(len(vectors)) for s in range(0, width, segment) for k in range(segment // 2)]
+    low = [
+        q * width + s + k for q in range(len(vectors)) for s in range(0, width, segment) for k in range(segment // 2)
+    ]
     high = [k + segment // 2 for k in low]
     return c.b.fadd(*(c.b.shuffle_vector(first, second, _mask(m)) for m in (low, high)))
 
@@ -303,7 +302,9 @@ def accumulate(body: Body, wide: Mapping[int, Context], step: Accumulate) -> Non
     piece, place, acc = step.piece, body.piece_places[step.number], body.accumulator
     if isinstance(piece, Leaf):
         load = chunk_loader(body, piece.value)
-        over_chunks_once(wide, piece.destination.size, lambda i, c: _add(c, acc, c.affine(i, 1, place.offset), load(i, c)))
+        over_chunks_once(
+            wide, piece.destination.size, lambda i, c: _add(c, acc, c.affine(i, 1, place.offset), load(i, c))
+        )
         return
     if place.slots is not None:
         _defer(body, wide, piece, place.slots)
@@ -335,7 +336,11 @@ def _defer(body: Body, wide: Mapping[int, Context], piece: Outer, slots: tuple[i
         origin = c.b.add(c.b.mul(free, c.index(stride)), c.index(start))
 
         def chunk(
-            i: ir.Value | int, w: Context, memory: Memory = memory, first: int = first, step: int = step,
+            i: ir.Value | int,
+            w: Context,
+            memory: Memory = memory,
+            first: int = first,
+            step: int = step,
             origin: ir.Value = origin,
         ) -> None:
             w.store_vector(_load(w, memory, i, first, step), acc, w.b.add(origin, w.affine(i, 1, 0)))
@@ -352,9 +357,7 @@ def _add(c: Context, pointer: ir.Value | None, at: ir.Value, value: ir.Value) ->
     c.store_vector(c.b.fadd(c.load_vector(pointer, at), value), pointer, at)
 
 
-def over_chunks_once(
-    wide: Mapping[int, Context], n: int, emit: Callable[[ir.Value | int, Context], None]
-) -> None:
+def over_chunks_once(wide: Mapping[int, Context], n: int, emit: Callable[[ir.Value | int, Context], None]) -> None:
     """Run ``emit`` over n entries without overlap: whole vectors, then ever narrower ones."""
     done = 0
     while done < n:

@@ -133,8 +133,6 @@ class _Scheduler:
                 self._finish(node)
 
 
-def schedule(
-    program: Program, views: Views, compute: set[int], pieces: Sequence[Leaf | Outer] = ()
-) -> list[Step]:
+def schedule(program: Program, views: Views, compute: set[int], pieces: Sequence[Leaf | Outer] = ()) -> list[Step]:
     """Order the instructions that produce ``compute`` (owners only) and the accumulation of ``pieces``."""
     return _Scheduler(program, views, compute, pieces).run()

@@ -222,9 +222,7 @@ def derivative_exp_from_expm1(program: Program, derivative_only: set[int]) -> Pr
         else:
             new[ins.output] = b.emit(ins.op, args, n, ins.attr)
     outputs = [new[v] for v in program.outputs]
-    return b.build(
-        program.name, [new[v] for v in program.inputs], outputs, program.input_names, program.output_names
-    )
+    return b.build(program.name, [new[v] for v in program.inputs], outputs, program.input_names, program.output_names)
 
 
 def _is_shared_exp(ins: Instruction, known: dict[int, int], allowed: set[int]) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import casadi as ca
 import numpy as np
 
-from ..base.errors import UnsupportedOperation
 from .program import ProgramBuilder
 
 Rule = Callable[[ProgramBuilder, ca.MX, list[int]], int]
@@ -197,28 +196,6 @@ def _logsumexp(b: ProgramBuilder, mx: ca.MX, args: list[int]) -> int:
     return b.emit("add", [top, b.emit("log", [b.emit("sum", [shifted], 1)], 1)], 1)
 
 
-def _by_scalars(expression: Callable[..., ca.SX], name: str) -> Rule:
-    """A small dense linear-algebra operation, written out in scalars by CasADi's own symbolic algorithm."""
-
-    def rule(b: ProgramBuilder, mx: ca.MX, args: list[int]) -> int:
-        from .reader import inline
-
-        symbols = [ca.SX.sym("a", mx.dep(i).sparsity()) for i in range(mx.n_dep())]
-        n = max(s.size1() for s in symbols)
-        if n > 12:
-            raise UnsupportedOperation(
-                f"{name}: written out in scalars up to 12 x 12, got {n} x {n}; use backend='casadi' for this model"
-            )
-        out = ca.project(ca.densify(expression(mx, *symbols)), mx.sparsity())
-        return inline(b, ca.Function(name, symbols, [out]), args)[0]
-
-    return rule
-
-
-def _solve(mx: ca.MX, rhs: ca.SX, a: ca.SX) -> ca.SX:
-    return ca.solve(a.T if mx.info()["tr"] else a, rhs)
-
-
 MATRIX_OPS: dict[int, Rule] = {
     ca.OP_GETNONZEROS: _getnonzeros,
     ca.OP_SETNONZEROS: _setnonzeros(add=False),
@@ -245,8 +222,4 @@ MATRIX_OPS: dict[int, Rule] = {
     ca.OP_MMAX: _extreme("max"),
     ca.OP_MMIN: _extreme("min"),
     ca.OP_LOGSUMEXP: _logsumexp,
-    ca.OP_DETERMINANT: _by_scalars(lambda mx, a: ca.det(a), "determinant"),
-    ca.OP_INVERSE: _by_scalars(lambda mx, a: ca.inv(a), "inverse"),
-    ca.OP_SOLVE: _by_scalars(_solve, "solve"),
 }
-

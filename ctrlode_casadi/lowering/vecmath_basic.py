@@ -25,7 +25,10 @@ def fmod(m: Lanes, b: ir.IRBuilder, x: Value, y: Value) -> Value:
 
 
 def remainder(m: Lanes, b: ir.IRBuilder, x: Value, y: Value) -> Value:
-    """x - n y with n the integer nearest to x / y, even in a tie; exact for |x / y| < 2**52 (2**23), NaN beyond."""
+    """x - n y with n the integer nearest to x / y, even in a tie.
+
+    Exact for |x / y| < 2**52 (2**23), NaN beyond.
+    """
     a, d = m.abs(b, x), m.abs(b, y)
     n = m.call(b, "rint", b.fdiv(a, d))
     r = m.fma(b, b.fneg(n), d, a)

@@ -1,12 +1,13 @@
 """Minimax polynomials and 16-entry tables of the vectorised elementary functions, per dtype.
 
-Fitted by Remez exchange in 45-digit arithmetic and rounded, coefficient by coefficient where that is better: the
-lowest is rounded, the others are fitted again to what is left. "errors a, b" are the largest errors of the rounded
-polynomials, for float64 and float32. Coefficients ascend.
+Fitted by Remez exchange in 45-digit arithmetic and rounded, coefficient by coefficient where that is better:
+the lowest is rounded, the others are fitted again to what is left. "errors a, b" are the largest errors of
+the rounded polynomials, for float64 and float32. Coefficients ascend.
 """
 
 from __future__ import annotations
 
+# fmt: off
 Coefficients = dict[str, tuple[float, ...]]
 
 # (expm1(r) - r) / r**2 on |r| <= ln(2)/32, error relative to expm1; errors 2**-59.3, 2**-31.6

@@ -1,8 +1,8 @@
 """exp, expm1, tanh, sinh, cosh.
 
-Cody-Waite reduction x = k ln(2) + r and q = expm1(r). With s = 2**k, exp(x) = s + s q and expm1(x) = (s - 1) + s q,
-where s - 1 is exact when it cancels. On AVX-512 k is a multiple of 1/16, so that |r| <= ln(2)/32, and 2**k is a
-look-up in two registers plus vscalefpd. Calls with the same argument emit the same reduction and
+Cody-Waite reduction x = k ln(2) + r and q = expm1(r). With s = 2**k, exp(x) = s + s q and expm1(x) = (s - 1)
++ s q, where s - 1 is exact when it cancels. On AVX-512 k is a multiple of 1/16, so that |r| <= ln(2)/32, and
+2**k is a look-up in two registers plus vscalefpd. Calls with the same argument emit the same reduction and
 polynomial, which LLVM merges.
 """
 
@@ -15,8 +15,8 @@ from llvmlite import ir
 from . import vecmath_coefficients as table
 from .vecmath_lanes import Lanes, Value
 
-# ln(2) in a head with trailing zero bits, so that k * head is exact, and the rest; both positive: k * part then has
-# one sign, which keeps -0.0
+# ln(2) in a head with trailing zero bits, so that k * head is exact, and the rest; both positive: k * part
+# then has one sign, which keeps -0.0
 LN2 = {
     "float64": (0.6931471805598903, 5.497923018708371e-14),
     "float32": (0.693145751953125, 1.42860676533018e-06),
@@ -107,7 +107,10 @@ def expm1(m: Lanes, b: ir.IRBuilder, x: Value) -> Value:
 
 
 def tanh(m: Lanes, b: ir.IRBuilder, x: Value) -> Value:
-    """tanh(x) = e / (e + 2), e = expm1(2 |x|): the error of e enters by less than once, for e < 0 up to twice."""
+    """tanh(x) = e / (e + 2), e = expm1(2 |x|).
+
+    The error of e enters by less than once, for e < 0 up to twice.
+    """
     a = clamp(m, b, m.abs(b, x), None, 22.0 if m.double else 11.0)
     e = _scaled_expm1(m, b, a, 0, twice=True)
     y = m.rough_reciprocal(b, b.fadd(e, m.c(2.0)))

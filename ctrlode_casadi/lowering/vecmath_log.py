@@ -1,8 +1,8 @@
 """log, log1p, asinh, acosh, atanh.
 
-On AVX-512 x = 2**e m with m in [0.75, 1.5) from vgetexppd and vgetmantpd; a 16-entry table gives c near 1/m, so that
-log(x) = (e ln(2) - log(c)) + log1p(m c - 1) with |m c - 1| <= 1/16, where the bracket vanishes for x near 1. Elsewhere
-log(m) = 2 atanh(s), s = (m - 1) / (m + 1), with m in [sqrt(1/2), sqrt(2)).
+On AVX-512 x = 2**e m with m in [0.75, 1.5) from vgetexppd and vgetmantpd; a 16-entry table gives c near 1/m,
+so that log(x) = (e ln(2) - log(c)) + log1p(m c - 1) with |m c - 1| <= 1/16, where the bracket vanishes for x
+near 1. Elsewhere log(m) = 2 atanh(s), s = (m - 1) / (m + 1), with m in [sqrt(1/2), sqrt(2)).
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def _log_table(m: Lanes, b: ir.IRBuilder, x: Value, rest: Value | None) -> Value
     c = m.look_up(b, table.LOG_RECIPROCAL[m.dtype], index)
     r = m.fma(b, mantissa, c, m.c(-1.0))
     if rest is not None:
-        # mantissa and x differ in the exponent only: their difference is that of 2**-e. For x = inf, where rest is
-        # NaN, and where 2**-e underflows, the bound takes over; it is below the rounding error.
+        # mantissa and x differ in the exponent only: their difference is that of 2**-e. For x = inf, where
+        # rest is NaN, and where 2**-e underflows, the bound takes over; it is below the rounding error.
         unit = m.as_real(b, b.add(b.sub(m.as_int(b, mantissa), m.as_int(b, x)), m.bits(1.0)))
         r = b.fadd(r, m.at_least_or(b, b.fmul(rest, b.fmul(unit, c)), m.c(-m.eps)))
     head = m.fma(b, e, m.c(LN2_ROUNDED[m.dtype]), m.look_up(b, table.LOG_OFFSET[m.dtype], index))
@@ -100,7 +100,7 @@ def asinh(m: Lanes, b: ir.IRBuilder, x: Value) -> Value:
     square = b.fmul(a, a)
     root = m.sqrt(b, b.fadd(square, m.c(1.0)))
     y = b.fadd(a, b.fdiv(square, b.fadd(root, m.c(1.0))))
-    result = log1p(m, b, b.select(large, a, y))
+    result = log1p(m, b, b.select(large, b.fadd(a, m.c(-1.0)), y))
     return m.copysign(b, b.fadd(result, b.select(large, m.c(math.log(2.0)), m.c(0.0))), x)
 
 
@@ -109,7 +109,7 @@ def acosh(m: Lanes, b: ir.IRBuilder, x: Value) -> Value:
     large = b.fcmp_ordered(">", x, m.power(m.mantissa // 2 + 3))
     t = b.fadd(x, m.c(-1.0))
     y = b.fadd(t, m.sqrt(b, b.fmul(t, b.fadd(t, m.c(2.0)))))
-    result = log1p(m, b, b.select(large, x, y))
+    result = log1p(m, b, b.select(large, t, y))
     result = b.fadd(result, b.select(large, m.c(math.log(2.0)), m.c(0.0)))
     return m.where(b, x, "<", 1.0, m.c(math.nan), result)
 

@@ -27,7 +27,10 @@ def _pieces(m: Lanes, b: ir.IRBuilder, x: Value, rows: tuple[tuple[float, ...], 
 
 
 def erf(m: Lanes, b: ir.IRBuilder, x: Value) -> Value:
-    """erf(x): 16 polynomials on AVX-512; elsewhere x P(x*x) below 1 and 1 - exp(L(|x|)) above, L = log(erfc)."""
+    """erf(x): 16 polynomials on AVX-512.
+
+    Elsewhere x P(x*x) below 1 and 1 - exp(L(|x|)) above, L = log(erfc).
+    """
     a = m.abs(b, x)
     if m.avx512:
         return m.copysign(b, _pieces(m, b, a, ERF_TABLE[m.dtype]), x)

@@ -6,6 +6,7 @@ largest relative errors before rounding, for float64 and float32. Powers ascend.
 
 from __future__ import annotations
 
+# fmt: off
 Rows = dict[str, tuple[tuple[float, ...], ...]]
 
 # width of a piece

@@ -1,8 +1,9 @@
 """sin, cos, tan, asin, acos, atan, atan2.
 
-Reduction by multiples of pi (pi/2 for tan) in three parts with fma: the first product cancels exactly, so that the
-reduced argument keeps full relative precision next to every multiple of pi while the multiple fits the rounding trick:
-|x| < 1e9 in float64 (tested; about 1e15 by construction), 1e5 in float32. Beyond, results are meaningless.
+Reduction by multiples of pi (pi/2 for tan) in three parts with fma: the first product cancels exactly, so
+that the reduced argument keeps full relative precision next to every multiple of pi while the multiple fits
+the rounding trick: |x| < 1e9 in float64 (tested; about 1e15 by construction), 1e5 in float32. Beyond, results
+are meaningless.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ PI = {
 
 
 def _odd(m: Lanes, b: ir.IRBuilder, r: Value, z: Value, coefficients: tuple[float, ...]) -> Value:
-    """r + r z P(z); the addition of 0.0 makes z P(z) a positive zero for r = -0.0, the sum then stays -0.0."""
+    """r + r z P(z).
+
+    The addition of 0.0 makes z P(z) a positive zero for r = -0.0, the sum then stays -0.0.
+    """
     return m.fma(b, m.fma(b, m.horner(b, z, coefficients), z, m.c(0.0)), r, r)
 
 

@@ -76,9 +76,7 @@ def find_views(program: Program, anchored: Iterable[int], pieces: Iterable[Leaf 
     return Views(owner)
 
 
-def _consumers(
-    program: Program, pieces: Iterable[Leaf | Outer]
-) -> tuple[set[int], dict[int, list[tuple[int, int]]]]:
+def _consumers(program: Program, pieces: Iterable[Leaf | Outer]) -> tuple[set[int], dict[int, list[tuple[int, int]]]]:
     as_vector: set[int] = set(program.outputs)
     as_matrix: dict[int, list[tuple[int, int]]] = {}
     for ins in program.instructions:

@@ -13,7 +13,24 @@ import numba as nb
 import numpy as np
 from numba import types
 
-from ctrlode_casadi.integrate.intrinsics import ints, reals
+from numba.extending import intrinsic
+
+
+@intrinsic
+def reals(typingctx, address, one):
+    """Pointer to entries of the type of `one`."""
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(one)(types.intp, one), codegen
+
+
+@nb.njit
+def ints(address):
+    """Pointer to int64 entries."""
+    return reals(address, np.int64(0))
+
 
 SIGNATURE = types.void(types.intp, types.intp)
 

@@ -158,7 +158,10 @@ def check_kernels(
     tolerance: float | None = None,
     batches: Sequence[int] = (1, W - 1, W, W + 1),
 ) -> LaneKernels:
-    """Value, taped value, bars and parameter gradient of the kernels equal the virtual machine's."""
+    """Value, taped value, bars and parameter gradient of the kernels equal the virtual machine's.
+
+    `registers` are the vectors per entry to be tried; 0 stands for the kernels of a single trajectory.
+    """
     tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
     index = f.index_in(uniform) if isinstance(uniform, str) else uniform
     rng = np.random.default_rng(11)
@@ -177,7 +180,7 @@ def check_kernels(
         want_bar.append(vm(reverse, [*args, *[s[b] for s in seeds]]))
     made = None
     for count in registers:
-        made = lane_kernels(f, uniform, lanes=count * (64 // real.itemsize), dtype=dtype)
+        made = lane_kernels(f, uniform, lanes=max(count * (64 // real.itemsize), 1), dtype=dtype)
         for batch in batches:
             run = Run(made, f, index, p, [r[:batch] for r in rows], [s[:batch] for s in seeds])
             label = f"{f.name()} {dtype} lanes {made.lanes} batch {batch}:"

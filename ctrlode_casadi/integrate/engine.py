@@ -1,0 +1,419 @@
+"""Runs batches through the compiled sweeps: simulation, adjoint with given seeds, cost and its gradient.
+
+An `Engine` belongs to one set of kernels and one solver; a `Batch` brings save times and controls. All results have the
+batch first. Calls are reentrant: work arrays belong to the call.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..base.status import Status
+from . import slots as s
+from . import threads, workspace
+from .batch import Batch, PieceArrays
+from .method import make_method
+from .solvers import RungeKutta
+from .sweeps import call_kernel, load_sweeps
+from .workspace import Sizes, Workspace, WorkspaceList, padded
+
+MAX_GROUPS = 64
+_FIRST_ROWS = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What every call reports per trajectory.
+
+    Attributes
+    ----------
+    status
+        (B,) codes of `Status`.
+    reached
+        (B,) number of save times with a valid state.
+    n_steps, n_rejected, n_rhs
+        (B,) accepted steps, rejected trials and evaluations of the right-hand side of the forward sweep.
+    """
+
+    status: NDArray[np.int64]
+    reached: NDArray[np.int64]
+    n_steps: NDArray[np.int64]
+    n_rejected: NDArray[np.int64]
+    n_rhs: NDArray[np.int64]
+
+    @property
+    def success(self) -> NDArray[np.bool_]:
+        """(B,) whether each trajectory reached its last save time."""
+        return self.status == Status.SUCCESS
+
+
+def _new_sweep(size: int) -> Sweep:
+    codes = np.full(size, int(Status.INTERRUPTED), np.int64)
+    return Sweep(codes, *(np.zeros(size, np.int64) for _ in range(4)))
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """Result of a reverse sweep.
+
+    Attributes
+    ----------
+    p_bar
+        (np,) adjoint of the parameters.
+    x0_bar
+        (B, nx) adjoint of the initial states; zero for a failed trajectory.
+    control_bars
+        Adjoint of the control coefficients, one array per chunk of trajectories, for `Batch.values_adjoint`; None
+        unless asked for.
+    sweep
+        Status and counters.
+    loss
+        (B,) cost of each trajectory, infinite where it failed; None when seeds were given.
+    """
+
+    p_bar: NDArray[Any]
+    x0_bar: NDArray[Any]
+    control_bars: list[NDArray[Any]] | None
+    sweep: Sweep
+    loss: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One call's arrays: inputs common to all chunks and outputs for the whole batch."""
+
+    mode: int
+    batch: Batch
+    x0: NDArray[Any]
+    sweep: Sweep
+    want_u: bool = False
+    checkpoints: int = 0
+    x: NDArray[Any] | None = None
+    seeds: NDArray[Any] | None = None
+    d: NDArray[Any] | None = None
+    w: NDArray[Any] | None = None
+    scale: NDArray[np.float64] | None = None
+    loss: NDArray[np.float64] | None = None
+    x0_bar: NDArray[Any] | None = None
+
+    @property
+    def backward(self) -> bool:
+        return self.mode in (s.VJP, s.GRADIENT)
+
+
+class Engine:
+    """Sweeps for one model, solver and precision.
+
+    Parameters
+    ----------
+    kernels
+        Lane kernels of ``rhs(t, x, u, p)``.
+    nx, nu, n_params
+        Sizes.
+    solver
+        Explicit Runge-Kutta solver.
+    n_err
+        The error norm uses the first `n_err` states (all by default).
+    cost, terminal
+        Lane kernels of ``cost(t, x, u, p, d, w) -> ell`` at every save time and at the last one.
+    nd, nw
+        Entries of d and w.
+    n_threads
+        Number of threads; all processors by default. Results do not depend on it.
+    """
+
+    def __init__(
+        self,
+        kernels: Any,
+        nx: int,
+        nu: int,
+        n_params: int,
+        solver: RungeKutta,
+        *,
+        n_err: int | None = None,
+        cost: Any = None,
+        terminal: Any = None,
+        nd: int = 0,
+        nw: int = 0,
+        n_threads: int | None = None,
+    ) -> None:
+        self.kernels, self.cost, self.terminal = kernels, cost, terminal
+        self.nx, self.nu, self.n_params, self.nd, self.nw = nx, nu, n_params, nd, nw
+        self.solver = solver
+        self.n_err = nx if n_err is None else n_err
+        self.dtype = np.dtype(kernels.dtype)
+        self.n_threads = n_threads or threads.available_threads()
+        self.method = make_method(solver, self.n_err, self.dtype)
+        self._sweeps = load_sweeps(self.dtype.name)
+        self._idle = WorkspaceList()
+        self._rows = _FIRST_ROWS
+        self._seconds: dict[tuple[int, ...], float] = {}
+        self._lock = threading.Lock()
+
+    # --- public entries ------------------------------------------------------------------------------------------
+
+    def simulate(self, batch: Batch, x0: NDArray[Any], p: NDArray[Any]) -> tuple[NDArray[Any], Sweep]:
+        """States (B, T, nx) at the save times and the sweep's report. x0 (B, nx), p (np,), of the engine's dtype."""
+        x = np.empty((batch.size, batch.n_save, self.nx), self.dtype)
+        call = _Call(s.SIMULATE, batch, x0, _new_sweep(batch.size), x=x)
+        self._run(call, p)
+        return x, call.sweep
+
+    def vjp(
+        self,
+        batch: Batch,
+        x0: NDArray[Any],
+        p: NDArray[Any],
+        seeds: NDArray[Any],
+        *,
+        want_u: bool = False,
+        checkpoints: int | None = None,
+        x: NDArray[Any] | None = None,
+    ) -> Gradient:
+        """Discrete adjoint for seeds (B, T, nx) of the states at the save times; `x` (B, T, nx) receives the states."""
+        x0_bar = np.zeros((batch.size, self.nx), self.dtype)
+        call = _Call(
+            s.VJP, batch, x0, _new_sweep(batch.size), want_u and self.nu > 0, checkpoints or 0, x, seeds, x0_bar=x0_bar
+        )
+        p_bar, bars = self._run(call, p)
+        return Gradient(p_bar, x0_bar, bars, call.sweep)
+
+    def losses(
+        self, batch: Batch, x0: NDArray[Any], p: NDArray[Any], d: NDArray[Any], w: NDArray[Any]
+    ) -> tuple[NDArray[np.float64], Sweep]:
+        """Cost of each trajectory, (B,): the sum of `cost` over its save times plus `terminal` at the last one.
+
+        d (B or 1, T, nd) and w (B or 1, T, nw) hold data and weights; entries must be finite.
+        """
+        loss = np.zeros(batch.size)
+        call = _Call(s.LOSS, batch, x0, _new_sweep(batch.size), d=d, w=w, scale=np.ones(batch.size), loss=loss)
+        self._run(call, p)
+        return loss, call.sweep
+
+    def gradient(
+        self,
+        batch: Batch,
+        x0: NDArray[Any],
+        p: NDArray[Any],
+        d: NDArray[Any],
+        w: NDArray[Any],
+        scale: NDArray[np.float64],
+        *,
+        want_u: bool = False,
+        checkpoints: int | None = None,
+    ) -> Gradient:
+        """Costs as in `losses`, and the gradient of ``sum(scale * loss)`` over the trajectories that succeed."""
+        loss, x0_bar = np.zeros(batch.size), np.zeros((batch.size, self.nx), self.dtype)
+        call = _Call(
+            s.GRADIENT, batch, x0, _new_sweep(batch.size), want_u and self.nu > 0, checkpoints or 0,
+            d=d, w=w, scale=scale, loss=loss, x0_bar=x0_bar,
+        )  # fmt: skip
+        p_bar, bars = self._run(call, p)
+        return Gradient(p_bar, x0_bar, bars, call.sweep, loss)
+
+    # --- one call ------------------------------------------------------------------------------------------------
+
+    def _run(self, call: _Call, p: NDArray[Any]) -> tuple[NDArray[Any], list[NDArray[Any]] | None]:
+        p_bar = np.zeros(self.n_params, self.dtype)
+        bars: list[NDArray[Any]] = []
+        unis = [self._prologue(k, p) for k in (self.kernels, self.cost, self.terminal)]
+        for start, stop in call.batch.chunks():
+            part, bar = self._run_chunk(call, start, stop, unis)
+            p_bar += part
+            if bar is not None:
+                bars.append(bar)
+        return p_bar, bars if call.want_u else None
+
+    def _prologue(self, kernels: Any, p: NDArray[Any]) -> NDArray[Any] | None:
+        """Everything that depends on the parameters only."""
+        if kernels is None:
+            return None
+        uni = workspace_array(kernels.n_uni, self.dtype)
+        aligned = workspace_array(self.n_params, self.dtype)
+        aligned[: self.n_params] = p
+        call_kernel(kernels.prologue, [aligned], [uni])
+        return uni
+
+    def _run_chunk(
+        self, call: _Call, start: int, stop: int, unis: Sequence[NDArray[Any] | None]
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        batch, size, lanes = call.batch, stop - start, self.kernels.lanes
+        pieces = batch.pieces(start, stop)
+        blocks = -(-size // lanes)
+        groups = min(blocks, MAX_GROUPS)
+        p_bars = np.zeros((groups if call.backward else 1, self.n_params), self.dtype)
+        own_bar = not batch.shared_controls
+        bar_shape = (size if own_bar else groups, *pieces.coefficients.shape[1:])
+        bars = np.zeros(bar_shape, self.dtype) if call.want_u else None
+        cancel, counter = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        plan = self._plan(batch, pieces)
+        table = self._table(call, start, stop, pieces, plan, unis)
+        table[[s.BLOCKS, s.GROUPS, s.OWN_COEF_BAR]] = blocks, groups, own_bar
+        table[[s.CANCEL_AT, s.COUNTER_AT, s.P_BAR_AT]] = _address(cancel), _address(counter), _address(p_bars)
+        table[s.COEF_BAR_AT] = _address(bars)
+        sizes = self._sizes(call, pieces, plan)
+        run_groups, idle = self._sweeps.run_groups, self._idle
+
+        def work() -> None:
+            space = idle.take(sizes)
+            space.prepare(self._with_sizes(table, space.sizes), plan is None)
+            group = -1
+            while True:
+                group = run_groups(space.table.ctypes.data, group)
+                if group < 0:
+                    break
+                space = self._larger(space)
+                space.prepare(self._with_sizes(table, space.sizes), plan is None)
+            idle.give(space)
+
+        key = (call.mode, batch.size, batch.n_save, sizes.rows)
+        began = time.perf_counter()
+        threads.run_workers(work, min(self.n_threads, groups), cancel, self._seconds.get(key))
+        self._seconds[key] = time.perf_counter() - began
+        bar = bars if bars is None or own_bar else bars.sum(axis=0, keepdims=True)
+        return p_bars.sum(axis=0), bar
+
+    def _larger(self, space: Workspace) -> Workspace:
+        """A workspace with twice the rows (as far as the planned rows need); the engine remembers the size."""
+        sizes = space.sizes
+        needed = max(2 * sizes.rows, int(space.table[s.ROWS]) + 2)
+        states = sizes.states if sizes.states <= sizes.checkpoints + 2 else needed + 1
+        with self._lock:
+            self._rows = max(self._rows, needed)
+        return Workspace(replace(sizes, rows=needed, states=states))
+
+    # --- the task table ------------------------------------------------------------------------------------------
+
+    def _plan(self, batch: Batch, pieces: PieceArrays) -> tuple[Any, ...] | None:
+        """Rows of a fixed-step sweep that all trajectories share, or None."""
+        if self.method.adaptive or batch.ts.shape[0] > 1 or pieces.breaks.shape[0] > 1:
+            return None
+        found: tuple[Any, ...] | None = batch.plans.get(self.solver)
+        if found is not None and np.array_equal(found[0], pieces.breaks):
+            return found
+        table = np.zeros(s.SIZE, np.int64)
+        self._put_method(table)
+        index = np.zeros(s.I_ROWS, np.int64)
+        self._put_times(table, batch, pieces)
+        table[[s.LANES, s.LANE_I_AT, s.ROW_CAP]] = 1, _address(index), 0
+        rows = int(self._sweeps.plan_shared(table.ctypes.data))
+        arrays = [np.zeros(max(rows, 1)) for _ in range(3)] + [np.zeros(max(rows, 1), np.int64) for _ in range(2)]
+        table[s.ROW_T_AT : s.ROW_SAVED_AT + 1] = [_address(v) for v in arrays]
+        table[s.ROW_CAP] = rows
+        self._sweeps.plan_shared(table.ctypes.data)
+        batch.plans[self.solver] = made = (pieces.breaks, rows, arrays)
+        return made
+
+    def _put_method(self, table: NDArray[np.int64]) -> None:
+        for slot, value in self.method.slots.items():
+            table[slot] = value
+
+    def _put_times(self, table: NDArray[np.int64], batch: Batch, pieces: PieceArrays) -> None:
+        table[[s.TS_AT, s.COUNT_AT, s.BREAKS_AT]] = _address(batch.ts), _address(batch.counts), _address(pieces.breaks)
+        table[[s.STOPS_AT, s.ANCHORS_AT]] = _address(pieces.stops), _address(pieces.anchors)
+        table[s.COEF_AT] = _address(pieces.coefficients)
+        table[[s.NT, s.NB, s.POWERS]] = batch.n_save, pieces.anchors.shape[1], pieces.coefficients.shape[3]
+        table[[s.OWN_TS, s.OWN_BREAKS]] = batch.ts.shape[0] > 1, pieces.breaks.shape[0] > 1
+        table[[s.OWN_STOPS, s.OWN_COEF]] = pieces.stops.shape[0] > 1, pieces.coefficients.shape[0] > 1
+        table[s.JUMPS] = pieces.jumps
+
+    def _table(
+        self,
+        call: _Call,
+        start: int,
+        stop: int,
+        pieces: PieceArrays,
+        plan: tuple[Any, ...] | None,
+        unis: Sequence[NDArray[Any] | None],
+    ) -> NDArray[np.int64]:
+        """Task table of a chunk without the work arrays."""
+        table = np.zeros(s.SIZE, np.int64)
+        self._put_method(table)
+        self._put_times(table, call.batch, pieces)
+        if call.batch.ts.shape[0] > 1:
+            table[s.TS_AT] += 8 * start * call.batch.n_save
+            table[s.COUNT_AT] += 8 * start
+        lanes = self.kernels.lanes
+        table[[s.LANES, s.NX, s.NU, s.N, s.M]] = lanes, self.nx, self.nu, self.nx * lanes, self.nu * lanes
+        table[[s.N_ERR, s.ND, s.NW, s.ITEM, s.NP]] = self.n_err, self.nd, self.nw, self.dtype.itemsize, self.n_params
+        table[[s.BATCH, s.MODE, s.WANT_U, s.CHECKPOINTS]] = stop - start, call.mode, call.want_u, call.checkpoints
+        table[s.SHARED_PLAN] = plan is not None
+        table[s.LH] = 1 if plan is not None else lanes
+        if plan is not None:
+            table[s.ROWS] = plan[1]
+            table[s.ROW_T_AT : s.ROW_SAVED_AT + 1] = [_address(v) for v in plan[2]]
+        rows = ((s.X0_AT, call.x0), (s.X_AT, call.x), (s.XBAR_AT, call.seeds), (s.SCALE_AT, call.scale))
+        rows += ((s.LOSS_AT, call.loss), (s.X0_BAR_AT, call.x0_bar), (s.STATUS_AT, call.sweep.status))  # type: ignore[assignment]
+        rows += ((s.REACHED_AT, call.sweep.reached), (s.STEPS_AT, call.sweep.n_steps))  # type: ignore[assignment]
+        rows += ((s.REJECTED_AT, call.sweep.n_rejected), (s.RHS_AT, call.sweep.n_rhs))  # type: ignore[assignment]
+        for slot, array in rows:
+            table[slot] = _row_address(array, start)
+        for slot, own, array in ((s.D_AT, s.OWN_D, call.d), (s.W_AT, s.OWN_W, call.w)):
+            shared = array is None or array.shape[0] == 1
+            table[own] = not shared
+            table[slot] = _row_address(array, 0 if shared else start)
+        for base, kernels, uni in zip(
+            (s.MODEL, s.COST, s.TERMINAL), (self.kernels, self.cost, self.terminal), unis, strict=True
+        ):
+            if kernels is not None and (base == s.MODEL or call.mode in (s.LOSS, s.GRADIENT)):
+                table[base : base + 5] = (
+                    kernels.value, kernels.value_tape, kernels.adjoint, kernels.finish, _address(uni),
+                )  # fmt: skip
+                table[base + s.N_ACC] = kernels.n_acc
+        return table
+
+    def _with_sizes(self, table: NDArray[np.int64], sizes: Sizes) -> NDArray[np.int64]:
+        """The table completed with strides and capacities of a workspace."""
+        table = table.copy()
+        table[[s.SN, s.SM, s.RECORD]] = sizes.sn, sizes.sm, sizes.record
+        table[[s.OFF_U, s.OFF_T, s.OFF_TAPE]] = sizes.sn, sizes.sn + sizes.sm, sizes.sn + sizes.sm + sizes.sl
+        table[[s.ROW_CAP, s.TAPE_ROWS]] = sizes.rows, sizes.tape_rows
+        return table
+
+    def _sizes(self, call: _Call, pieces: PieceArrays, plan: tuple[Any, ...] | None) -> Sizes:
+        """Sizes of a call's work arrays."""
+        kernels, costs = self.kernels, [k for k in (self.cost, self.terminal) if k is not None]
+        lanes, item, tab = kernels.lanes, self.dtype.itemsize, self.method.tableau
+        keep = call.backward and call.checkpoints == 0
+        if plan is not None:
+            rows = plan[1] + 1
+        elif self.method.adaptive and not call.backward:
+            rows = 2
+        else:
+            rows = self._rows
+        sizes = Sizes(
+            lanes, self.nx, self.nu, self.nd, self.nw, item, tab.stages, kernels.n_tape,
+            (kernels.n_acc, *(k.n_acc if k is not None else 0 for k in (self.cost, self.terminal))),
+            max([k.n_tape for k in costs], default=0), call.batch.n_save, pieces.anchors.shape[1],
+            pieces.coefficients.shape[3], rows, 1 if plan is not None else lanes,
+            rows + 1 if keep else 2 + call.checkpoints, 0, call.backward, call.want_u, call.checkpoints,
+        )  # fmt: skip
+        if not keep:
+            return sizes
+        fit = workspace.TAPE_BYTES // (tab.stages * sizes.record)
+        fit = min(fit, rows)
+        return replace(sizes, tape_rows=0 if self.method.adaptive and fit < 2 else fit)
+
+
+def workspace_array(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A zeroed, 64-byte aligned vector with at least `count` entries, padded to whole registers."""
+    size = padded(count, dtype.itemsize)
+    memory = np.zeros(size + 64, np.uint8)
+    at = -memory.ctypes.data % 64
+    return memory[at : at + size].view(dtype)
+
+
+def _address(array: NDArray[Any] | None) -> int:
+    return 0 if array is None else int(array.ctypes.data)
+
+
+def _row_address(array: NDArray[Any] | None, row: int) -> int:
+    """Address of a row of an array with the batch first."""
+    return 0 if array is None else int(array.ctypes.data) + row * int(array.strides[0])
