@@ -17,6 +17,9 @@ from .language import Bool, Float, Int, Ints, copy, doubles, ints, poll, reals, 
 from .saves import last_due, save_count, save_first, save_lane, save_row, slack
 from .stages import run_stages, spread_steps, step_end
 
+#: Logarithm of 1e-4, the least error that the controller remembers (Hairer's FACOLD).
+FIRST_ERROR = math.log(1e-4)
+
 
 @sweep
 def start_lanes(a: Ints, h: Float) -> None:
@@ -27,7 +30,7 @@ def start_lanes(a: Ints, h: Float) -> None:
         t = doubles(save_row(a, lane))[0]
         f[s.F_T * lanes + lane] = t
         f[s.F_H * lanes + lane] = h
-        f[s.F_ERR * lanes + lane] = 1e-4
+        f[s.F_ERR * lanes + lane] = FIRST_ERROR
         for q in (s.I_STATUS, s.I_STEPS, s.I_REJECTED, s.I_RHS, s.I_AGAIN, s.I_BAD):
             i[q * lanes + lane] = 0
         i[s.I_SAVED * lanes + lane] = 1
@@ -187,10 +190,13 @@ def control_step(a: Ints, lane: Int, h: Float, norm: Float, accepted: Bool) -> N
         factor = c[s.SAFETY] * norm ** (-1.0 / a[s.ORDER]) if math.isfinite(norm) else 0.0
         f[at] = h * max(c[s.SHRINK], factor)
         return
+    if i[s.I_TRUNCATED * lanes + lane] and norm <= 0.1 and h * c[s.GROW] <= f[at]:
+        return
     alpha = 1.0 / a[s.ORDER] - 0.75 * c[s.BETA]
-    factor = c[s.GROW]
+    factor, size = c[s.GROW], FIRST_ERROR
     if norm > 0.0:
-        factor = c[s.SAFETY] * norm ** (-alpha) * f[s.F_ERR * lanes + lane] ** c[s.BETA]
+        size = math.log(norm)
+        factor = c[s.SAFETY] * math.exp(c[s.BETA] * f[s.F_ERR * lanes + lane] - alpha * size)
         factor = min(c[s.GROW], max(c[s.SHRINK], factor))
     if i[s.I_AGAIN * lanes + lane]:
         factor = min(1.0, factor)
@@ -198,7 +204,7 @@ def control_step(a: Ints, lane: Int, h: Float, norm: Float, accepted: Bool) -> N
         f[at] = h * factor if factor < 1.0 else max(f[at], h * factor)
         return
     f[at] = h * factor
-    f[s.F_ERR * lanes + lane] = max(norm, 1e-4)
+    f[s.F_ERR * lanes + lane] = max(size, FIRST_ERROR)
 
 
 @sweep

@@ -109,6 +109,8 @@ class Batch:
     _kept: dict[tuple[int, int], PieceArrays] = field(default_factory=dict, repr=False)
     #: Rows of shared fixed steps, one entry per solver; belongs to the engine.
     plans: dict[Any, Any] = field(default_factory=dict, repr=False)
+    #: Task tables that engines have prepared for this batch.
+    prepared: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def n_save(self) -> int:
@@ -140,6 +142,10 @@ class Batch:
         if made.coefficients.nbytes * -(-self.size // max(stop - start, 1)) <= KEEP_BYTES or self.shared_controls:
             self._kept[key] = made
         return made
+
+    def keeps(self, start: int, stop: int) -> bool:
+        """Whether the controls of trajectories start..stop-1 stay in memory."""
+        return ((0, 1) if self.shared_controls else (start, stop)) in self._kept
 
     def _make(self, start: int, stop: int) -> PieceArrays:
         if self.controls is None:

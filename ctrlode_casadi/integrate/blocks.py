@@ -15,7 +15,7 @@ from . import slots as s
 from .adaptive import forward_adaptive
 from .costs import costs
 from .fixed import count_fixed, forward_fixed, plan_block, plan_lane
-from .inputs import pack_controls, unpack_control_bars
+from .inputs import lane_rows, pack, pack_controls, unpack_control_bars
 from .language import Bool, Int, Ints, call_kernel, copy, doubles, fill, ints, next_ticket, reals, sweep
 from .reverse import reverse
 from .saves import save_count
@@ -33,12 +33,7 @@ def plan_shared(table: Int) -> Int:
 @sweep
 def pack_states(a: Ints) -> None:
     """Initial states of the block's trajectories to lanes."""
-    lanes, nx = a[s.LANES], a[s.NX]
-    index = ints(a[s.LANE_I_AT] + 8 * s.I_INDEX * lanes)
-    src, x = reals(a[s.X0_AT]), reals(a[s.STATES_AT])
-    for lane in range(lanes):
-        for c in range(nx):
-            x[c * lanes + lane] = src[index[lane] * nx + c]
+    pack(a[s.LANES], lane_rows(a, 1, a[s.NX]), a[s.X0_AT], 0, 1, a[s.NX], a[s.STATES_AT])
 
 
 @sweep
@@ -74,32 +69,30 @@ def write_results(a: Ints) -> None:
 @sweep
 def write_saves(a: Ints) -> None:
     """States at the save times to (B, T, nx); rows that were not reached are NaN."""
-    lanes, nx, i = a[s.LANES], a[s.NX], ints(a[s.LANE_I_AT])
-    out = reals(a[s.X_AT])
-    for lane in range(lanes):
-        if i[s.I_LIVE * lanes + lane]:
-            at = i[s.I_INDEX * lanes + lane] * a[s.NT] * nx
-            for k in range(a[s.NT]):
-                good = k < i[s.I_SAVED * lanes + lane]
-                x = reals(a[s.SAVES_AT] + k * a[s.SN])
+    lanes, nx, rows, saves, sn = a[s.LANES], a[s.NX], a[s.NT], a[s.SAVES_AT], a[s.SN]
+    live, good = ints(a[s.LANE_I_AT] + 8 * s.I_LIVE * lanes), ints(a[s.LANE_I_AT] + 8 * s.I_SAVED * lanes)
+    base, out = ints(lane_rows(a, 1, rows * nx)), reals(a[s.X_AT])
+    for k in range(rows):
+        x = reals(saves + k * sn)
+        for lane in range(lanes):
+            if live[lane]:
                 for c in range(nx):
-                    out[at] = x[c * lanes + lane] if good else math.nan
-                    at += 1
+                    out[base[lane] + k * nx + c] = x[c * lanes + lane] if k < good[lane] else math.nan
 
 
 @sweep
 def pack_seeds(a: Ints) -> None:
     """Seeds (B, T, nx) of the live lanes to lanes, zero elsewhere."""
-    lanes, nx, i = a[s.LANES], a[s.NX], ints(a[s.LANE_I_AT])
-    src = reals(a[s.XBAR_AT])
+    lanes, nx, rows, src, seeds, sn = a[s.LANES], a[s.NX], a[s.NT], a[s.XBAR_AT], a[s.SEEDS_AT], a[s.SN]
+    base = lane_rows(a, 1, rows * nx)
+    for k in range(rows):
+        pack(lanes, base, src, k * nx, 1, nx, seeds + k * sn)
+    live = ints(a[s.LANE_I_AT] + 8 * s.I_LIVE * lanes)
     for lane in range(lanes):
-        live, count = i[s.I_LIVE * lanes + lane], save_count(a, lane)
-        at = i[s.I_INDEX * lanes + lane] * a[s.NT] * nx
-        for k in range(a[s.NT]):
-            seed = reals(a[s.SEEDS_AT] + k * a[s.SN])
+        for k in range(save_count(a, lane) if live[lane] else 0, rows):
+            seed = reals(seeds + k * sn)
             for c in range(nx):
-                seed[c * lanes + lane] = src[at] if live and k < count else 0.0
-                at += 1
+                seed[c * lanes + lane] = 0.0
 
 
 @sweep
@@ -277,12 +270,31 @@ def run_group(a: Ints, group: Int) -> Int:
 
 
 @sweep
+def connect(a: Ints) -> None:
+    """The entries of the kernels' pointer arrays that stay the same during a call."""
+    ins, back, outs = ints(a[s.IN_AT]), ints(a[s.BACK_IN_AT]), ints(a[s.BACK_OUT_AT])
+    ins[3] = a[s.MODEL + s.UNI_AT]
+    back[3], back[5] = a[s.MODEL + s.UNI_AT], a[s.K_BAR_AT]
+    outs[0], outs[2], outs[3] = a[s.T_BAR_AT], a[s.U_BAR_AT], a[s.MODEL + s.ACC_AT]
+    for at in (s.C_IN_AT, s.C_BACK_IN_AT):
+        cost = ints(a[at])
+        cost[0], cost[2], cost[4], cost[5] = a[s.C_T_AT], a[s.C_U_AT], a[s.C_D_AT], a[s.C_W_AT]
+    cost[6], cost[7] = a[s.C_TAPE_AT], a[s.C_SEED_AT]
+    cost = ints(a[s.C_OUT_AT])
+    cost[0], cost[1] = a[s.C_ELL_AT], a[s.C_TAPE_AT]
+    cost = ints(a[s.C_BACK_OUT_AT])
+    cost[0], cost[1], cost[2] = a[s.T_BAR_AT], a[s.C_X_BAR_AT], a[s.U_BAR_AT]
+    cost[3], cost[4] = a[s.C_DUMP_AT], a[s.C_DUMP_AT]
+
+
+@sweep
 def run_groups(table: Int, group: Int) -> Int:
     """Work on groups until none is left; -1, or the group whose rows did not fit (call again with larger arrays).
 
     A thread draws its next group from the shared counter. A negative `group` starts with a drawn one.
     """
     a = ints(table)
+    connect(a)
     while True:
         if group < 0:
             group = next_ticket(a[s.COUNTER_AT])

@@ -6,7 +6,7 @@ Cost kernels have the inputs (t, x, u, p, d, w), with data d and weights w per s
 from __future__ import annotations
 
 from . import slots as s
-from .inputs import control_bars, evaluate_controls, find_piece, spread_times
+from .inputs import control_bars, evaluate_controls, find_piece, lane_rows, pack, spread_times
 from .language import Bool, Int, Ints, add, call_kernel, doubles, ints, reals, sweep
 from .saves import save_count, save_row
 
@@ -30,13 +30,8 @@ def save_inputs(a: Ints, k: Int) -> Bool:
 @sweep
 def pack_rows(a: Ints, src_at: Int, own: Int, width: Int, k: Int, out_at: Int) -> None:
     """Transpose row k of (B, T, width) data to lanes."""
-    lanes = a[s.LANES]
-    index = ints(a[s.LANE_I_AT] + 8 * s.I_INDEX * lanes)
-    src, out = reals(src_at), reals(out_at)
-    for lane in range(lanes):
-        at = (index[lane] * own * a[s.NT] + k) * width
-        for c in range(width):
-            out[c * lanes + lane] = src[at + c]
+    base = lane_rows(a, own, a[s.NT] * width)
+    pack(a[s.LANES], base, src_at, k * width, 1, width, out_at)
 
 
 @sweep

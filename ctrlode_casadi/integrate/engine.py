@@ -55,8 +55,9 @@ class Sweep:
 
 
 def _new_sweep(size: int) -> Sweep:
-    codes = np.full(size, int(Status.INTERRUPTED), np.int64)
-    return Sweep(codes, *(np.zeros(size, np.int64) for _ in range(4)))
+    arrays = np.zeros((5, size), np.int64)
+    arrays[0] = int(Status.INTERRUPTED)
+    return Sweep(*arrays)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +109,24 @@ class _Call:
         return self.mode in (s.VJP, s.GRADIENT)
 
 
+@dataclass(eq=False)
+class _Prepared:
+    """What calls of one kind on one chunk of a batch have in common."""
+
+    table: NDArray[np.int64]
+    sizes: Sizes
+    pieces: PieceArrays
+    plan: tuple[Any, ...] | None
+    groups: int
+    bar_shape: tuple[int, ...]
+    rows: int
+    seconds: float | None = None
+
+    @property
+    def own_rows(self) -> bool:
+        return self.plan is None
+
+
 class Engine:
     """Sweeps for one model, solver and precision.
 
@@ -154,7 +173,7 @@ class Engine:
         self._sweeps = load_sweeps(self.dtype.name)
         self._idle = WorkspaceList()
         self._rows = _FIRST_ROWS
-        self._seconds: dict[tuple[int, ...], float] = {}
+        self._token = object()
         self._lock = threading.Lock()
 
     # --- public entries ------------------------------------------------------------------------------------------
@@ -244,41 +263,79 @@ class Engine:
     def _run_chunk(
         self, call: _Call, start: int, stop: int, unis: Sequence[NDArray[Any] | None]
     ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        batch, size, lanes = call.batch, stop - start, self.kernels.lanes
-        pieces = batch.pieces(start, stop)
-        blocks = -(-size // lanes)
-        groups = min(blocks, MAX_GROUPS)
-        p_bars = np.zeros((groups if call.backward else 1, self.n_params), self.dtype)
-        own_bar = not batch.shared_controls
-        bar_shape = (size if own_bar else groups, *pieces.coefficients.shape[1:])
-        bars = np.zeros(bar_shape, self.dtype) if call.want_u else None
-        cancel, counter = np.zeros(1, np.int64), np.zeros(1, np.int64)
-        plan = self._plan(batch, pieces)
-        table = self._table(call, start, stop, pieces, plan, unis)
-        table[[s.BLOCKS, s.GROUPS, s.OWN_COEF_BAR]] = blocks, groups, own_bar
-        table[[s.CANCEL_AT, s.COUNTER_AT, s.P_BAR_AT]] = _address(cancel), _address(counter), _address(p_bars)
-        table[s.COEF_BAR_AT] = _address(bars)
-        sizes = self._sizes(call, pieces, plan)
-        run_groups, idle = self._sweeps.run_groups, self._idle
+        ready = self._prepared(call, start, stop)
+        p_bars = np.zeros((ready.groups if call.backward else 1, self.n_params), self.dtype)
+        bars = np.zeros(ready.bar_shape, self.dtype) if call.want_u else None
+        flags = np.zeros(2, np.int64)  # cancel, counter of groups
+        table = self._complete(call, start, ready, unis, flags, p_bars, bars)
+        run_groups, idle, own_rows = self._sweeps.run_groups, self._idle, ready.own_rows
 
         def work() -> None:
-            space = idle.take(sizes)
-            space.prepare(self._with_sizes(table, space.sizes), plan is None)
+            space = idle.take(ready.sizes)
+            space.prepare(table, own_rows)
             group = -1
             while True:
-                group = run_groups(space.table.ctypes.data, group)
+                group = run_groups(space.table_address, group)
                 if group < 0:
                     break
                 space = self._larger(space)
-                space.prepare(self._with_sizes(table, space.sizes), plan is None)
+                space.prepare(table, own_rows)
             idle.give(space)
 
-        key = (call.mode, batch.size, batch.n_save, sizes.rows)
         began = time.perf_counter()
-        threads.run_workers(work, min(self.n_threads, groups), cancel, self._seconds.get(key))
-        self._seconds[key] = time.perf_counter() - began
-        bar = bars if bars is None or own_bar else bars.sum(axis=0, keepdims=True)
+        threads.run_workers(work, min(self.n_threads, ready.groups), flags, ready.seconds)
+        ready.seconds = time.perf_counter() - began
+        bar = bars if bars is None or not call.batch.shared_controls else bars.sum(axis=0, keepdims=True)
         return p_bars.sum(axis=0), bar
+
+    def _prepared(self, call: _Call, start: int, stop: int) -> _Prepared:
+        """What calls of one kind on one chunk have in common, kept with the batch."""
+        batch, key = call.batch, (self._token, call.mode, call.want_u, call.checkpoints, start)
+        found: _Prepared | None = batch.prepared.get(key)
+        if found is not None and found.rows == self._rows:
+            return found
+        pieces = batch.pieces(start, stop)
+        blocks = -(-(stop - start) // self.kernels.lanes)
+        groups = min(blocks, MAX_GROUPS)
+        plan = self._plan(batch, pieces)
+        sizes = self._sizes(call, pieces, plan)
+        table = self._table(call, start, stop, pieces, plan)
+        own_bar = not batch.shared_controls
+        table[[s.BLOCKS, s.GROUPS, s.OWN_COEF_BAR]] = blocks, groups, own_bar
+        table[[s.SN, s.SM, s.RECORD]] = sizes.sn, sizes.sm, sizes.record
+        table[[s.OFF_U, s.OFF_T, s.OFF_TAPE]] = sizes.sn, sizes.sn + sizes.sm, sizes.sn + sizes.sm + sizes.sl
+        bar_shape = (stop - start if own_bar else groups, *pieces.coefficients.shape[1:])
+        made = _Prepared(table, sizes, pieces, plan, groups, bar_shape, self._rows)
+        if batch.keeps(start, stop):
+            batch.prepared[key] = made
+        return made
+
+    def _complete(
+        self,
+        call: _Call,
+        start: int,
+        ready: _Prepared,
+        unis: Sequence[NDArray[Any] | None],
+        flags: NDArray[np.int64],
+        p_bars: NDArray[Any],
+        bars: NDArray[Any] | None,
+    ) -> NDArray[np.int64]:
+        """The prepared table with the addresses of this call's arrays."""
+        table = ready.table.copy()
+        sweep = call.sweep
+        flag = _address(flags)
+        table[_CALL_SLOTS] = [
+            flag, flag + 8, _address(p_bars), _address(bars),
+            _row(call.x0, start), _row(call.x, start), _row(call.seeds, start), _row(call.scale, start),
+            _row(call.loss, start), _row(call.x0_bar, start), _row(sweep.status, start), _row(sweep.reached, start),
+            _row(sweep.n_steps, start), _row(sweep.n_rejected, start), _row(sweep.n_rhs, start),
+            *(_address(uni) for uni in unis),
+        ]  # fmt: skip
+        for slot, own, array in ((s.D_AT, s.OWN_D, call.d), (s.W_AT, s.OWN_W, call.w)):
+            shared = array is None or array.shape[0] == 1
+            table[own] = not shared
+            table[slot] = _row(array, 0 if shared else start)
+        return table
 
     def _larger(self, space: Workspace) -> Workspace:
         """A workspace with twice the rows (as far as the planned rows need); the engine remembers the size."""
@@ -325,15 +382,9 @@ class Engine:
         table[s.JUMPS] = pieces.jumps
 
     def _table(
-        self,
-        call: _Call,
-        start: int,
-        stop: int,
-        pieces: PieceArrays,
-        plan: tuple[Any, ...] | None,
-        unis: Sequence[NDArray[Any] | None],
+        self, call: _Call, start: int, stop: int, pieces: PieceArrays, plan: tuple[Any, ...] | None
     ) -> NDArray[np.int64]:
-        """Task table of a chunk without the work arrays."""
+        """Task table of a chunk without the work arrays and the caller's arrays."""
         table = np.zeros(s.SIZE, np.int64)
         self._put_method(table)
         self._put_times(table, call.batch, pieces)
@@ -349,32 +400,10 @@ class Engine:
         if plan is not None:
             table[s.ROWS] = plan[1]
             table[s.ROW_T_AT : s.ROW_SAVED_AT + 1] = [_address(v) for v in plan[2]]
-        rows = ((s.X0_AT, call.x0), (s.X_AT, call.x), (s.XBAR_AT, call.seeds), (s.SCALE_AT, call.scale))
-        rows += ((s.LOSS_AT, call.loss), (s.X0_BAR_AT, call.x0_bar), (s.STATUS_AT, call.sweep.status))  # type: ignore[assignment]
-        rows += ((s.REACHED_AT, call.sweep.reached), (s.STEPS_AT, call.sweep.n_steps))  # type: ignore[assignment]
-        rows += ((s.REJECTED_AT, call.sweep.n_rejected), (s.RHS_AT, call.sweep.n_rhs))  # type: ignore[assignment]
-        for slot, array in rows:
-            table[slot] = _row_address(array, start)
-        for slot, own, array in ((s.D_AT, s.OWN_D, call.d), (s.W_AT, s.OWN_W, call.w)):
-            shared = array is None or array.shape[0] == 1
-            table[own] = not shared
-            table[slot] = _row_address(array, 0 if shared else start)
-        for base, kernels, uni in zip(
-            (s.MODEL, s.COST, s.TERMINAL), (self.kernels, self.cost, self.terminal), unis, strict=True
-        ):
+        for base, kernels in ((s.MODEL, self.kernels), (s.COST, self.cost), (s.TERMINAL, self.terminal)):
             if kernels is not None and (base == s.MODEL or call.mode in (s.LOSS, s.GRADIENT)):
-                table[base : base + 5] = (
-                    kernels.value, kernels.value_tape, kernels.adjoint, kernels.finish, _address(uni),
-                )  # fmt: skip
+                table[base : base + 4] = kernels.value, kernels.value_tape, kernels.adjoint, kernels.finish
                 table[base + s.N_ACC] = kernels.n_acc
-        return table
-
-    def _with_sizes(self, table: NDArray[np.int64], sizes: Sizes) -> NDArray[np.int64]:
-        """The table completed with strides and capacities of a workspace."""
-        table = table.copy()
-        table[[s.SN, s.SM, s.RECORD]] = sizes.sn, sizes.sm, sizes.record
-        table[[s.OFF_U, s.OFF_T, s.OFF_TAPE]] = sizes.sn, sizes.sn + sizes.sm, sizes.sn + sizes.sm + sizes.sl
-        table[[s.ROW_CAP, s.TAPE_ROWS]] = sizes.rows, sizes.tape_rows
         return table
 
     def _sizes(self, call: _Call, pieces: PieceArrays, plan: tuple[Any, ...] | None) -> Sizes:
@@ -411,9 +440,17 @@ def workspace_array(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _address(array: NDArray[Any] | None) -> int:
-    return 0 if array is None else int(array.ctypes.data)
+    """Address of an array's data, 0 for none (`ctypes.data` takes three times as long)."""
+    return 0 if array is None else array.__array_interface__["data"][0]
 
 
-def _row_address(array: NDArray[Any] | None, row: int) -> int:
+def _row(array: NDArray[Any] | None, row: int) -> int:
     """Address of a row of an array with the batch first."""
-    return 0 if array is None else int(array.ctypes.data) + row * int(array.strides[0])
+    return 0 if array is None else array.__array_interface__["data"][0] + row * array.strides[0]
+
+
+_CALL_SLOTS = np.array([
+    s.CANCEL_AT, s.COUNTER_AT, s.P_BAR_AT, s.COEF_BAR_AT, s.X0_AT, s.X_AT, s.XBAR_AT, s.SCALE_AT, s.LOSS_AT,
+    s.X0_BAR_AT, s.STATUS_AT, s.REACHED_AT, s.STEPS_AT, s.REJECTED_AT, s.RHS_AT,
+    s.MODEL + s.UNI_AT, s.COST + s.UNI_AT, s.TERMINAL + s.UNI_AT,
+])  # fmt: skip

@@ -54,38 +54,55 @@ def find_piece(a: Ints, lane: Int, t: Float) -> Int:
 
 
 @sweep
+def lane_rows(a: Ints, own: Int, size: Int) -> Int:
+    """Where each lane's row of an array with `size` entries per trajectory starts; the address of the lane array."""
+    lanes = a[s.LANES]
+    index = ints(a[s.LANE_I_AT] + 8 * s.I_INDEX * lanes)
+    at = a[s.LANE_I_AT] + 8 * s.I_BASE * lanes
+    base = ints(at)
+    for lane in range(lanes):
+        base[lane] = index[lane] * own * size
+    return at
+
+
+@sweep
+def pack(lanes: Int, base_at: Int, src_at: Int, first: Int, step: Int, count: Int, out_at: Int) -> None:
+    """out[c][lane] = src[base[lane] + first + c * step] for c < count."""
+    base, src, out = ints(base_at), reals(src_at), reals(out_at)
+    for c in range(count):
+        for lane in range(lanes):
+            out[c * lanes + lane] = src[base[lane] + first + c * step]
+
+
+@sweep
 def pack_controls(a: Ints) -> None:
     """Transpose the coefficients of this block's trajectories to lanes."""
     lanes, nu, powers, pieces = a[s.LANES], a[s.NU], a[s.POWERS], a[s.NB]
-    index = ints(a[s.LANE_I_AT] + 8 * s.I_INDEX * lanes)
-    for lane in range(lanes):
-        src = reals(a[s.COEF_AT])
-        at = index[lane] * a[s.OWN_COEF] * pieces * nu * powers
-        for q in range(pieces):
-            for c in range(nu):
-                for j in range(powers):
-                    reals(a[s.CF_AT] + (q * powers + j) * a[s.SM])[c * lanes + lane] = src[at]
-                    at += 1
+    base = lane_rows(a, a[s.OWN_COEF], pieces * nu * powers)
+    for q in range(pieces):
+        for j in range(powers):
+            row = q * powers
+            pack(lanes, base, a[s.COEF_AT], row * nu + j, powers, nu, a[s.CF_AT] + (row + j) * a[s.SM])
 
 
 @sweep
 def unpack_control_bars(a: Ints, group: Int) -> None:
-    """Add this block's adjoint of the coefficients to the caller's array (live lanes only)."""
+    """Write this block's adjoint of the coefficients, or add it to the group's where all share one control."""
     lanes, nu, powers, pieces = a[s.LANES], a[s.NU], a[s.POWERS], a[s.NB]
     index = ints(a[s.LANE_I_AT] + 8 * s.I_INDEX * lanes)
     live = ints(a[s.LANE_I_AT] + 8 * s.I_LIVE * lanes)
-    out = reals(a[s.COEF_BAR_AT])
+    out, own = reals(a[s.COEF_BAR_AT]), a[s.OWN_COEF_BAR]
     for lane in range(lanes):
-        if live[lane]:
-            own = index[lane] if a[s.OWN_COEF_BAR] else group
-            at = own * pieces * nu * powers
-            for q in range(pieces):
-                for c in range(nu):
-                    for j in range(powers):
-                        value = reals(a[s.CF_BAR_AT] + (q * powers + j) * a[s.SM])[c * lanes + lane]
-                        # A trajectory's own row is written once; a row shared by the group is summed.
-                        out[at] = value if a[s.OWN_COEF_BAR] else out[at] + value
-                        at += 1
+        if live[lane] == 0:
+            continue
+        at = (index[lane] if own else group) * pieces * nu * powers
+        for q in range(pieces):
+            for c in range(nu):
+                for j in range(powers):
+                    value = reals(a[s.CF_BAR_AT] + (q * powers + j) * a[s.SM])[c * lanes + lane]
+                    # A trajectory's own row is written once; a row shared by the group is summed.
+                    out[at] = value if own else out[at] + value
+                    at += 1
 
 
 @sweep

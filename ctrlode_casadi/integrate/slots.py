@@ -50,7 +50,7 @@ SIZE = 147
 (F_T, F_H, F_ERR, F_TAU, F_END, F_TRY, F_NORM, F_LOSS, F_ROWS) = range(9)
 # ... and int64 ones.
 (I_INDEX, I_LIVE, I_STATUS, I_SAVED, I_PIECE, I_STAGE_PIECE, I_FRESH, I_STEPS, I_REJECTED, I_ACTIVE) = range(10)
-(I_OK, I_AGAIN, I_TRUNCATED, I_RHS, I_BAD, I_ROWS) = range(10, 16)
+(I_OK, I_AGAIN, I_TRUNCATED, I_RHS, I_BAD, I_BASE, I_ROWS) = range(10, 17)
 # Entries of the controller array (float64): rtol, atol is its own array; first step, safety, factor limits, PI gain.
 (RTOL, DT0, DT, SAFETY, SHRINK, GROW, BETA, SPAN_EPS) = range(8)
 

@@ -68,6 +68,10 @@ class Translator:
         returned = types[0] if len(types) == 1 else ir.LiteralStructType(types)
         made = ir.Function(self.module, ir.FunctionType(returned, [self.llvm_type(k) for k in params]), name)
         made.linkage = "external" if external else "internal"
+        for name_of, arg in zip(marks, made.args, strict=True):
+            if name_of == "a":
+                # The task table is reached through `a` only, so its entries stay in registers across other stores.
+                arg.add_attribute("noalias")
         self._made[name] = made, params, result
         _Body(self, sweep, made, params, result, list(marks)).translate()
         return self._made[name]
@@ -439,7 +443,7 @@ class _Body:
         x = values[0]
         elem = x.ir.type if x.kind == "real" else DOUBLE
         bits = 64 if elem is DOUBLE or isinstance(elem, ir.DoubleType) else 32
-        known = {"abs": "fabs", "isfinite": "fabs", "sqrt": "sqrt", "ceil": "ceil"}
+        known = {"abs": "fabs", "isfinite": "fabs", "sqrt": "sqrt", "ceil": "ceil", "exp": "exp", "log": "log"}
         if name not in known:
             raise self.fail(node, f"unknown function {name}")
         made = declare(b.module, f"llvm.{known[name]}.f{bits}", elem, [elem])

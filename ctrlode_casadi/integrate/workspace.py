@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from . import slots as s
 
 REGISTER = 64
+_N_ROWS = s.ROW_SAVED_AT - s.ROW_T_AT + 1  # the row arrays that a shared plan replaces come first
 #: Kernel tapes kept per thread, in bytes: the last steps' tapes stay in the second-level cache, earlier ones are made
 #: again in the reverse sweep.
 TAPE_BYTES = 1 << 20
@@ -106,14 +107,15 @@ class Workspace:
         # np.zeros leaves the pages to the system until they are touched: unused capacity costs no memory.
         self._memory = np.zeros(total + REGISTER, np.uint8)
         self.table = np.zeros(s.SIZE, np.int64)
+        self.table_address = self.table.ctypes.data
         at = self._memory.ctypes.data
         at += -at % REGISTER
-        self.addresses: dict[int, int] = {}
+        addresses: dict[int, int] = {}
         for slot, size in parts.items():
-            self.addresses[slot] = at
+            addresses[slot] = at
             at += -(-size // REGISTER) * REGISTER
-        self._places = np.array(list(self.addresses), np.int64)
-        self._values = np.array(list(self.addresses.values()), np.int64)
+        self._places = np.array([*addresses, s.ROW_CAP, s.TAPE_ROWS], np.int64)
+        self._values = np.array([*addresses.values(), sizes.rows, sizes.tape_rows], np.int64)
 
     @property
     def nbytes(self) -> int:
@@ -121,32 +123,12 @@ class Workspace:
         return self._memory.nbytes
 
     def prepare(self, call: NDArray[np.int64], own_rows: bool) -> None:
-        """Task table for a call: the call's slots and this thread's addresses, with all kernel ports connected."""
-        table = self.table
-        rows = table[s.ROW_T_AT : s.ROW_SAVED_AT + 1]
-        np.copyto(table, call)
-        plan = rows.copy()
-        table[self._places] = self._values
-        if not own_rows:
-            rows[:] = plan
-        self._connect(table)
-
-    def _ports(self, address: int) -> NDArray[np.int64]:
-        start = address - self._memory.ctypes.data
-        return self._memory[start : start + 64].view(np.int64)
-
-    def _connect(self, table: NDArray[np.int64]) -> None:
-        """Constant entries of the kernels' pointer arrays."""
-        at = self.addresses
-        self._ports(at[s.IN_AT])[3] = table[s.MODEL + s.UNI_AT]
-        self._ports(at[s.BACK_IN_AT])[[3, 5]] = table[s.MODEL + s.UNI_AT], at[s.K_BAR_AT]
-        self._ports(at[s.BACK_OUT_AT])[[0, 2, 3]] = at[s.T_BAR_AT], at[s.U_BAR_AT], at[s.MODEL + s.ACC_AT]
-        inputs = at[s.C_T_AT], 0, at[s.C_U_AT], 0, at[s.C_D_AT], at[s.C_W_AT]
-        self._ports(at[s.C_IN_AT])[:6] = inputs
-        self._ports(at[s.C_OUT_AT])[:2] = at[s.C_ELL_AT], at[s.C_TAPE_AT]
-        self._ports(at[s.C_BACK_IN_AT])[:8] = *inputs, at[s.C_TAPE_AT], at[s.C_SEED_AT]
-        dump = at[s.C_DUMP_AT]
-        self._ports(at[s.C_BACK_OUT_AT])[:5] = at[s.T_BAR_AT], at[s.C_X_BAR_AT], at[s.U_BAR_AT], dump, dump
+        """Task table for a call: the call's slots and this thread's addresses and capacities."""
+        np.copyto(self.table, call)
+        if own_rows:
+            self.table[self._places] = self._values
+        else:
+            self.table[self._places[_N_ROWS:]] = self._values[_N_ROWS:]
 
 
 class WorkspaceList:

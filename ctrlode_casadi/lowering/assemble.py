@@ -3,161 +3,139 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import casadi as ca
-import numpy as np
 from llvmlite import ir
 
-from . import deferred, outer
-from .accumulate import Leaf, Outer, find_pieces
+from . import accumulator, deferred
 from .body import Body, PiecePlace
+from .derivative import Derivative, differentiate
 from .emit import copy, run
 from .homes import assign_homes
 from .lanes import POINTER, Context, Memory, Target
 from .program import Program
-from .reader import read
 from .schedule import schedule
-from .simplify import derivative_exp_from_expm1, simplify
-from .split import Split, split, uniform_values
 from .vecmath import VectorMath
-from .views import Views, find_views, progression, strided
 
 SYMBOLS = ("prologue", "value", "value_tape", "adjoint", "finish")
 
-
-def vjp_function(function: ca.Function, uniform: int) -> ca.Function:
-    """(inputs, seeds) -> (outputs, bars of the varying inputs, bar of the uniform input), made by CasADi's AD."""
-    ins = [ca.MX.sym(function.name_in(i), function.sparsity_in(i)) for i in range(function.n_in())]
-    outs = function.call(ins, True, False)
-    seeds = [ca.MX.sym(f"seed{j}", o.sparsity()) for j, o in enumerate(outs)]
-    stacked = ca.vertcat(*[_nonzeros(o) for o in outs])
-    seed = ca.vertcat(*[_nonzeros(s) for s in seeds])
-    order = [i for i in range(len(ins)) if i != uniform] + [uniform]
-    bars = [ca.project(ca.jtimes(stacked, ins[i], seed, True), ins[i].sparsity()) for i in order]
-    return ca.Function("vjp", [*ins, *seeds], [*outs, *bars], {"cse": True})
-
-
-def _nonzeros(x: ca.MX) -> ca.MX:
-    return x if x.is_column() and x.is_dense() else x.nz[:]
-
-
-@dataclass(frozen=True)
-class Derivative:
-    """A vector-Jacobian program with its parts."""
-
-    program: Program
-    views: Views
-    parts: Split
-    pieces: tuple[Leaf | Outer, ...]
-    n_in: int
-    n_out: int
-    uniform: int
-
-    @property
-    def primal(self) -> tuple[int, ...]:
-        """Values of F's outputs."""
-        return self.program.outputs[: self.n_out]
-
-    @property
-    def bars(self) -> tuple[int, ...]:
-        """Values of the bars of F's varying inputs."""
-        return self.program.outputs[self.n_out :]
-
-
-def differentiate(function: ca.Function, uniform: int) -> Derivative:
-    """Read, simplify and split the vector-Jacobian function of ``function``."""
-    n_in, n_out = function.n_in(), function.n_out()
-    program = simplify(read(vjp_function(function, uniform)))
-    primal_values = program.needed_for(program.outputs[:n_out])
-    program = derivative_exp_from_expm1(program, set(range(len(program.sizes))) - primal_values)
-    p = program.inputs[uniform]
-    varying = frozenset(range(len(program.sizes))) - uniform_values(program, [p])
-    pieces = tuple(find_pieces(program, program.outputs[-1], varying))
-    roots = [*program.outputs[n_out:-1], *_piece_values(pieces)]
-    needed = program.needed_for([*program.outputs[:-1], *roots])
-    program = program.with_instructions(
-        [i for i in program.instructions if i.output in needed],
-        outputs=program.outputs[:-1],
-        output_names=program.output_names[:-1],
-    )
-    parts = split(program, [p], program.inputs[n_in:], program.outputs[:n_out], roots)
-    views = find_views(program, parts.tape, pieces)
-    return Derivative(program, views, parts, pieces, n_in, n_out, uniform)
-
-
-def _piece_values(pieces: Sequence[Leaf | Outer]) -> list[int]:
-    values = []
-    for piece in pieces:
-        values += [piece.value] if isinstance(piece, Leaf) else [piece.left[0], piece.right[0]]
-    return values
+Values = Sequence[ir.Value]
 
 
 def assemble(function: ca.Function, uniform: int, target: Target) -> tuple[ir.Module, dict[str, Any]]:
     """The module with the kernels of ``function`` and its sizes (n_uni, n_tape, n_acc)."""
-    d = differentiate(function, uniform)
-    module = ir.Module("kernels")
-    scalar_context = _context(module, replace(target, width=1, registers=1, row_width=0))
-    wide: dict[int, Context] | None = None
-    if target.row_width:
-        wide = {1: scalar_context}
-        for bits in range(1, target.row_width.bit_length()):
-            wide[1 << bits] = _context(module, replace(target, width=1 << bits, registers=1, row_width=0))
-        context, contexts = scalar_context, list(wide.values())
-    else:
-        context = _context(module, target)
-        contexts = [context, scalar_context]
-    uni, n_uni = _uniform_layout(d)
-    tape, n_tape = _layout(d.parts.tape, d.program)
-    places, n_acc = _accumulator_layout(d.pieces, target)
-    flush = None
-    if wide is not None and any(place.slots for place in places):
-        flush = deferred.emit_flush(wide[target.row_width], scalar_context, d.pieces, places)
-    n_in, n_out = d.n_in, d.n_out
-    sizes = {"n_uni": n_uni, "n_tape": n_tape, "n_acc": n_acc}
+    return _Assembly(differentiate(function, uniform), target).kernels()
 
-    def known(args: Sequence[ir.Value]) -> dict[int, Memory]:
-        memory = {v: Memory(args[d.uniform], o, varying=False) for v, o in uni.items()}
-        memory |= {d.program.inputs[i]: Memory(args[i], 0, True) for i in range(n_in) if i != d.uniform}
-        return memory
 
-    def forward(with_tape: bool) -> Callable[[Sequence[ir.Value], Sequence[ir.Value]], None]:
-        def body(ins: Sequence[ir.Value], outs: Sequence[ir.Value]) -> None:
-            stored = {v: Memory(outs[n_out], o, True) for v, o in tape.items()} if with_tape else {}
-            results = [(v, Memory(outs[j], 0, True)) for j, v in enumerate(d.primal)]
-            compute = d.program.needed_for([*d.primal, *stored], stop=d.parts.uniform) & d.parts.forward
-            _emit_body(context, d, compute, known(ins), stored, results, wide=wide)
+class _Assembly:
+    """Emits the kernels of one derivative for one target."""
 
-        return body
+    def __init__(self, d: Derivative, target: Target) -> None:
+        self.d, self.target = d, target
+        self.module = ir.Module("kernels")
+        self.scalar = _context(self.module, replace(target, width=1, registers=1, row_width=0))
+        self.wide = _row_contexts(self.module, target, self.scalar)
+        self.main = self.scalar if self.wide is not None else _context(self.module, target)
+        self.uni, self.n_uni = _uniform_layout(d)
+        self.tape, self.n_tape = _layout(d.parts.tape, d.program)
+        self.places, self.n_acc = accumulator.layout(d.pieces, target)
+        self.flush: ir.Function | None = None
+        if self.wide is not None and any(place.slots for place in self.places):
+            self.flush = deferred.emit_flush(self.wide[target.row_width], self.scalar, d.pieces, self.places)
 
-    def reverse(ins: Sequence[ir.Value], outs: Sequence[ir.Value]) -> None:
-        memory = {v: Memory(ins[d.uniform], o, varying=False) for v, o in uni.items()}
-        memory |= {v: Memory(ins[n_in], o, True) for v, o in tape.items()}
-        memory |= {d.program.inputs[n_in + j]: Memory(ins[n_in + 1 + j], 0, True) for j in range(n_out)}
+    def kernels(self) -> tuple[ir.Module, dict[str, Any]]:
+        """Emit all five."""
+        d = self.d
+        self._kernel("prologue", 1, 1, self.prologue)
+        self._kernel("value", d.n_in, d.n_out, self.value)
+        self._kernel("value_tape", d.n_in, d.n_out + 1, self.value_tape)
+        self._kernel("adjoint", d.n_in + 1 + d.n_out, len(d.bars) + 1, self.adjoint)
+        self._kernel("finish", 2, 1, self.finish)
+        return self.module, {"n_uni": self.n_uni, "n_tape": self.n_tape, "n_acc": self.n_acc}
+
+    # kernel bodies ---------------------------------------------------------------------------------------------
+    def prologue(self, ins: Values, outs: Values) -> None:
+        """Parameters in, parameters and all other uniform values out."""
+        known = {self.d.program.inputs[self.d.uniform]: Memory(ins[0], 0, True)}
+        results = [(v, Memory(outs[0], offset, True)) for v, offset in self.uni.items()]
+        _emit(self.scalar, self.d, self.d.program.needed_for(self.uni), known, {}, results)
+
+    def value(self, ins: Values, outs: Values) -> None:
+        """F's outputs."""
+        self._forward(ins, outs, {})
+
+    def value_tape(self, ins: Values, outs: Values) -> None:
+        """F's outputs and the tape."""
+        tape = outs[self.d.n_out]
+        self._forward(ins, outs, {v: Memory(tape, offset, True) for v, offset in self.tape.items()})
+
+    def _forward(self, ins: Values, outs: Values, stored: dict[int, Memory]) -> None:
+        d = self.d
+        known = self._uniform_memory(ins)
+        known |= {d.program.inputs[i]: Memory(ins[i], 0, True) for i in range(d.n_in) if i != d.uniform}
+        results = [(v, Memory(outs[j], 0, True)) for j, v in enumerate(d.primal)]
+        compute = d.program.needed_for([*d.primal, *stored], stop=d.parts.uniform) & d.parts.forward
+        _emit(self.main, d, compute, known, stored, results, wide=self.wide)
+
+    def adjoint(self, ins: Values, outs: Values) -> None:
+        """Bars of the varying inputs; the parameters' share goes to the accumulator."""
+        d = self.d
+        known = self._uniform_memory(ins)
+        known |= {v: Memory(ins[d.n_in], offset, True) for v, offset in self.tape.items()}
+        known |= {d.program.inputs[d.n_in + j]: Memory(ins[d.n_in + 1 + j], 0, True) for j in range(d.n_out)}
         results = [(v, Memory(outs[j], 0, True)) for j, v in enumerate(d.bars)]
         acc = outs[len(d.bars)]
-        _emit_body(context, d, set(d.parts.reverse), memory, {}, results, (acc, places), wide)
-        if flush is not None:
-            deferred.emit_count(context, acc, flush)
+        _emit(self.main, d, set(d.parts.reverse), known, {}, results, (acc, self.places), self.wide)
+        if self.flush is not None:
+            deferred.emit_count(self.main, acc, self.flush)
 
-    def prologue(ins: Sequence[ir.Value], outs: Sequence[ir.Value]) -> None:
-        p = d.program.inputs[d.uniform]
-        results = [(v, Memory(outs[0], o, True)) for v, o in uni.items()]
-        compute = d.program.needed_for(uni)
-        _emit_body(scalar_context, d, compute, {p: Memory(ins[0], 0, True)}, {}, results)
+    def finish(self, ins: Values, outs: Values) -> None:
+        """The accumulator, reduced, is added to the gradient."""
+        if self.flush is not None:
+            self.main.b.call(self.flush, [ins[0]])
+        accumulator.reduce_pieces(self.main, self.d.pieces, self.places, ins[0], outs[0], self.target.row_width)
 
-    def finish(ins: Sequence[ir.Value], outs: Sequence[ir.Value]) -> None:
-        if flush is not None:
-            context.b.call(flush, [ins[0]])
-        _finish(context, d.pieces, places, ins[0], outs[0], target.row_width)
+    def _uniform_memory(self, ins: Values) -> dict[int, Memory]:
+        return {v: Memory(ins[self.d.uniform], offset, varying=False) for v, offset in self.uni.items()}
 
-    _kernel(contexts, "prologue", 1, 1, prologue)
-    _kernel(contexts, "value", n_in, n_out, forward(with_tape=False))
-    _kernel(contexts, "value_tape", n_in, n_out + 1, forward(with_tape=True))
-    _kernel(contexts, "adjoint", n_in + 1 + n_out, len(d.bars) + 1, reverse)
-    _kernel(contexts, "finish", 2, 1, finish)
-    return module, sizes
+    # functions -------------------------------------------------------------------------------------------------
+    def _kernel(self, name: str, n_in: int, n_out: int, body: Callable[[Values, Values], None]) -> None:
+        """A body with one restrict pointer per argument, inlined into the function that takes pointer arrays."""
+        void = ir.VoidType()
+        inner = ir.Function(self.module, ir.FunctionType(void, [POINTER] * (n_in + n_out)), name + ".body")
+        inner.linkage = "internal"
+        inner.attributes.add("alwaysinline")
+        for arg in inner.args:
+            arg.add_attribute("noalias")
+        entry, start = inner.append_basic_block("entry"), inner.append_basic_block("start")
+        ir.IRBuilder(entry).branch(start)
+        builder = ir.IRBuilder(start)
+        for context in {id(c): c for c in (self.main, self.scalar, *(self.wide or {}).values())}.values():
+            context.b = builder
+        body(inner.args[:n_in], inner.args[n_in:])
+        builder.ret_void()
+        exported = ir.Function(self.module, ir.FunctionType(void, [POINTER, POINTER]), name)
+        exported.attributes.add("nounwind")
+        b = ir.IRBuilder(exported.append_basic_block("entry"))
+        args = []
+        for pointer, count in zip(exported.args, (n_in, n_out), strict=True):
+            for k in range(count):
+                slot = b.gep(pointer, [ir.Constant(ir.IntType(64), k)], inbounds=True, source_etype=POINTER)
+                args.append(b.load(slot, typ=POINTER))
+        b.call(inner, args)
+        b.ret_void()
+
+
+def _row_contexts(module: ir.Module, target: Target, scalar: Context) -> dict[int, Context] | None:
+    """Contexts of all widths over the entries of one trajectory; None where lanes are trajectories."""
+    if not target.row_width:
+        return None
+    wide = {1: scalar}
+    for bits in range(1, target.row_width.bit_length()):
+        wide[1 << bits] = _context(module, replace(target, width=1 << bits, registers=1, row_width=0))
+    return wide
 
 
 def _context(module: ir.Module, target: Target) -> Context:
@@ -180,7 +158,7 @@ def _uniform_layout(d: Derivative) -> tuple[dict[int, int], int]:
     for v in d.parts.forward | d.parts.reverse:
         if v in d.program.producer:
             read_by += d.program.producer[v].inputs
-    bases = []
+    bases: list[int] = []
     for v in read_by:
         base, _ = d.views.resolve(v, d.program.sizes[v])
         made = d.program.producer.get(base)
@@ -189,26 +167,7 @@ def _uniform_layout(d: Derivative) -> tuple[dict[int, int], int]:
     return _layout([p, *sorted(bases)], d.program)
 
 
-def _accumulator_layout(pieces: Sequence[Leaf | Outer], target: Target) -> tuple[list[PiecePlace], int]:
-    places, total = [], deferred.HEADER if target.row_width else 0
-    for piece in pieces:
-        slots = None
-        partial, size = True, piece.destination.size * target.width
-        if isinstance(piece, Outer):
-            rows, columns = piece.shape
-            partial = not target.row_width and outer.is_partial(target.width * target.itemsize, rows, columns)
-            size = outer.storage(partial, rows, columns, target.width)
-            if target.row_width and deferred.is_deferred(rows, columns):
-                stride = outer.padded(columns, target.row_width)
-                size = rows * stride
-                slots = (total + size, total + size + deferred.SLOTS * rows)
-                size += deferred.SLOTS * (rows + stride)
-        places.append(PiecePlace(total, partial, slots))
-        total += -(-size // 16) * 16
-    return places, total
-
-
-def _emit_body(
+def _emit(
     c: Context,
     d: Derivative,
     compute: set[int],
@@ -238,88 +197,3 @@ def _emit_body(
     for v, memory in results:
         if stored.get(v) is not memory:
             copy(body, v, memory)
-
-
-def _kernel(
-    contexts: Sequence[Context],
-    name: str,
-    n_in: int,
-    n_out: int,
-    body: Callable[[Sequence[ir.Value], Sequence[ir.Value]], None],
-) -> None:
-    """A body with one restrict pointer per argument, inlined into the exported function that takes pointer arrays."""
-    void, module = ir.VoidType(), contexts[0].module
-    inner = ir.Function(module, ir.FunctionType(void, [POINTER] * (n_in + n_out)), name + ".body")
-    inner.linkage = "internal"
-    inner.attributes.add("alwaysinline")
-    for arg in inner.args:
-        arg.add_attribute("noalias")
-    entry, start = inner.append_basic_block("entry"), inner.append_basic_block("start")
-    ir.IRBuilder(entry).branch(start)
-    builder = ir.IRBuilder(start)
-    for context in contexts:
-        context.b = builder
-    body(inner.args[:n_in], inner.args[n_in:])
-    builder.ret_void()
-    exported = ir.Function(module, ir.FunctionType(void, [POINTER, POINTER]), name)
-    exported.attributes.add("nounwind")
-    b = ir.IRBuilder(exported.append_basic_block("entry"))
-    args = []
-    for pointer, count in zip(exported.args, (n_in, n_out), strict=True):
-        for k in range(count):
-            slot = b.gep(pointer, [ir.Constant(ir.IntType(64), k)], inbounds=True, source_etype=POINTER)
-            args.append(b.load(slot, typ=POINTER))
-    b.call(inner, args)
-    b.ret_void()
-
-
-def _finish(
-    c: Context,
-    pieces: Sequence[Leaf | Outer],
-    places: Sequence[PiecePlace],
-    acc: ir.Value,
-    target: ir.Value,
-    row_width: int,
-) -> None:
-    """Reduce the accumulator over lanes and add it to the gradient."""
-    width = c.target.width
-    for piece, place in zip(pieces, places, strict=True):
-        if isinstance(piece, Outer) and not place.partial:
-            stride = outer.padded(piece.shape[1], row_width if place.slots else width)
-            _add_matrix(c, acc, place.offset, stride, target, piece.destination)
-            continue
-        flat = piece.destination.T.ravel() if isinstance(piece, Outer) else piece.destination
-        _add_entries(c, acc, place.offset, width, target, flat)
-
-
-def _add_matrix(c: Context, acc: ir.Value, offset: int, stride: int, target: ir.Value, destination: np.ndarray) -> None:
-    """``target[destination[i, j]] += acc[offset + i stride + j]``."""
-    rows, columns = destination.shape
-    steps = strided(destination.T.ravel(), rows, columns)
-    if steps is None:
-        for i, row in enumerate(destination):
-            _add_entries(c, acc, offset + i * stride, 1, target, row)
-        return
-    start, down, across = steps
-    with c.entries(rows) as i, c.entries(columns) as j:
-        at = c.b.add(c.affine(i, stride, offset), c.affine(j, 1, 0))
-        to = c.b.add(c.affine(i, down, start), c.affine(j, across, 0))
-        c.store_scalar(c.b.fadd(c.load_scalar(target, to), c.load_scalar(acc, at)), target, to)
-
-
-def _add_entries(c: Context, acc: ir.Value, offset: int, step: int, target: ir.Value, destination: np.ndarray) -> None:
-    """``target[destination[i]] += sum of acc[offset + i step : ... + step]``."""
-
-    def add(i: int | ir.Value, to: ir.Value) -> None:
-        at = c.affine(i, step, offset)
-        value = c.load_scalar(acc, at) if step == 1 else c.lane_sum(c.load_vector(acc, at))
-        c.store_scalar(c.b.fadd(c.load_scalar(target, to), value), target, to)
-
-    steps = progression(destination)
-    if steps is not None and destination.size > 1:
-        with c.loop(destination.size) as i:
-            add(i, c.affine(i, steps[1], steps[0]))
-        return
-    for i, to in enumerate(destination):
-        if to >= 0:
-            add(i, c.index(to))

@@ -1,22 +1,31 @@
 """Running a kernel over many blocks of lanes in one call, and the memory that it works on.
 
-A kernel takes arrays of pointers to one block. The runner is a few machine instructions that call a kernel for block
-after block and move the pointers on; one runner serves all kernels, so that a call from Python costs the same for one block
-and for a hundred.
+A kernel takes arrays of pointers to one block. The runner is a few machine instructions that call a kernel for
+block after block and move the pointers on; one runner serves all kernels, and a call from Python costs the same for one
+block and for a hundred.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import ctypes
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
+from . import cache
+from .jit import compile_module, host, load_object
+from .kernels import LaneKernels
 from .lanes import I64, POINTER
+from .version import FINGERPRINT
 
 Result = TypeVar("Result")
+Space = TypeVar("Space")
 _SYMBOL = "run_blocks"
 
 
@@ -29,7 +38,7 @@ def aligned(numbers: int, dtype: Any) -> NDArray[Any]:
 
 
 def _module() -> ir.Module:
-    """``run_blocks(kernel, in, out, in_steps, out_steps, n_in, n_out, count)``; the pointers in ``in`` and ``out`` advance."""
+    """``run_blocks(kernel, in, out, in_steps, out_steps, n_in, n_out, count)``; the pointers in ``in`` and ``out`` move."""
     module = ir.Module(_SYMBOL)
     kind = ir.FunctionType(ir.VoidType(), [I64] + [POINTER] * 4 + [I64] * 3)
     fn = ir.Function(module, kind, _SYMBOL)
@@ -192,14 +201,27 @@ class Batch:
         n = min(len(chunks), SHARES)
         return count, [chunks[k * len(chunks) // n : (k + 1) * len(chunks) // n] for k in range(n)]
 
-    def over(self, work: Callable[[list[slice]], Result], shares: list[list[slice]]) -> Iterator[Result]:
-        """Results of ``work`` for each share, in order."""
+    def over(
+        self, shares: list[list[slice]], make: Callable[[], Space], work: Callable[[Space, list[slice]], Result]
+    ) -> Iterator[Result]:
+        """Results of ``work`` for each share, in order; a thread makes its memory once."""
+        spaces: list[Space] = []
+
+        def run(share: list[slice]) -> Result:
+            try:
+                space = spaces.pop()
+            except IndexError:
+                space = make()
+            result = work(space, share)
+            spaces.append(space)
+            return result
+
         if self.threads == 1 or len(shares) <= 1:
-            yield from map(work, shares)
+            yield from map(run, shares)
             return
         with ThreadPoolExecutor(min(self.threads, len(shares)), thread_name_prefix="ctrlode") as pool:
             try:
-                yield from pool.map(work, shares)
+                yield from pool.map(run, shares)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -214,8 +236,11 @@ def evaluate(batch: Batch, outputs: Sequence[NDArray[Any]]) -> None:
     widths_in, widths_out = ([a.shape[1] for a in side] for side in (batch.rows, outputs))
     count, shares = batch.shares(sum(widths_in) + sum(widths_out))
 
-    def work(chunks: list[slice]) -> None:
-        ins, outs = batch.blocks(count, widths_in), batch.blocks(count, widths_out)
+    def make() -> tuple[list[Blocks], list[Blocks]]:
+        return batch.blocks(count, widths_in), batch.blocks(count, widths_out)
+
+    def work(space: tuple[list[Blocks], list[Blocks]], chunks: list[slice]) -> None:
+        ins, outs = space
         for at in chunks:
             for blocks, rows in zip(ins, batch.rows, strict=True):
                 blocks.pack(rows[at], repeat=True)
@@ -223,21 +248,21 @@ def evaluate(batch: Batch, outputs: Sequence[NDArray[Any]]) -> None:
             for blocks, rows in zip(outs, outputs, strict=True):
                 blocks.unpack(rows[at])
 
-    for _ in batch.over(work, shares):
+    for _ in batch.over(shares, make, work):
         pass
 
 
-def pull_back(
-    batch: Batch, seeds: Sequence[NDArray[Any]], bars: Sequence[NDArray[Any]], p_bar: NDArray[Any]
-) -> None:
+def pull_back(batch: Batch, seeds: Sequence[NDArray[Any]], bars: Sequence[NDArray[Any]], p_bar: NDArray[Any]) -> None:
     """Fill the bars of the varying inputs, (B, n) each, and add to ``p_bar`` the sum over the batch."""
     k = batch.kernels
     widths_in, widths_out = ([a.shape[1] for a in side] for side in (batch.rows, seeds))
     count, shares = batch.shares(2 * sum(widths_in) + 2 * sum(widths_out) + k.n_tape)
 
-    def work(chunks: list[slice]) -> NDArray[Any]:
-        ins, outs, barred = (batch.blocks(count, w) for w in (widths_in, widths_out, widths_in))
-        lam, tape = batch.blocks(count, widths_out), batch.blocks(count, [k.n_tape])
+    def make() -> list[list[Blocks]]:
+        return [batch.blocks(count, w) for w in (widths_in, widths_out, widths_in, widths_out, [k.n_tape])]
+
+    def work(space: list[list[Blocks]], chunks: list[slice]) -> NDArray[Any]:
+        ins, outs, barred, lam, tape = space
         acc, own = aligned(k.n_acc, k.dtype), aligned(p_bar.size, k.dtype)
         acc[:], own[:] = 0.0, 0.0
         for at in chunks:
@@ -253,5 +278,5 @@ def pull_back(
         run_blocks(k.finish, [Blocks.same(acc), batch.uni], [Blocks.same(own)])
         return own
 
-    for own in batch.over(work, shares):
+    for own in batch.over(shares, make, work):
         p_bar += own[: p_bar.size]

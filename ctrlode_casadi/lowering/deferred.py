@@ -1,9 +1,9 @@
 """Deferred weight gradients of one trajectory.
 
-A rank-one update of a wide weight matrix reads and writes the whole gradient for one multiply-add per entry. With a single
-trajectory that would be most of the time, so the factors of ``SLOTS`` successive calls wait in the accumulator and
-are added together as one matrix product. The accumulator's first number counts the waiting calls; free slots hold zeros, so that a
-flush may always take all of them.
+A rank-one update of a wide weight matrix reads and writes the whole gradient for one multiply-add per entry. With a
+single trajectory that would be most of the time, so the factors of ``SLOTS`` successive calls wait in the accumulator
+and are added together as one matrix product. The accumulator's first number counts the waiting calls; free slots hold
+zeros, so that a flush may always take all of them.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from .accumulate import Leaf
 from .program import Program
 from .schedule import Accumulate, Fused, Single, Step, reads
 from .views import Views
@@ -58,7 +59,7 @@ def readers(program: Program, views: Views, steps: Iterable[Step]) -> dict[int, 
 
 def _piece_bases(program: Program, views: Views, step: Accumulate) -> list[int]:
     piece = step.piece
-    values = [piece.left[0], piece.right[0]] if hasattr(piece, "left") else [piece.value]
+    values = [piece.value] if isinstance(piece, Leaf) else [piece.left[0], piece.right[0]]
     return [views.resolve(v, program.sizes[v])[0] for v in values]
 
 

@@ -115,6 +115,11 @@ def lane_kernels(
     """
     index = function.index_in(uniform) if isinstance(uniform, str) else uniform
     machine = host()
+    if not machine.fused:
+        raise UnsupportedOperation(
+            f"processor: {machine.cpu} has no fused multiply-add, without which compiled lanes are slower than CasADi; "
+            f"use backend='casadi'"
+        )
     width = machine.vector_bytes // (8 if dtype == "float64" else 4)
     if lanes is not None and lanes != 1 and (lanes <= 0 or lanes % width):
         raise UnsupportedOperation(f"lanes: must be 1 or a positive multiple of {width} for {dtype}, got {lanes}")

@@ -1,9 +1,9 @@
 """Gradients of weights: outer products of two varying vectors, summed over lanes straight into the accumulator.
 
-Two forms. *Lane-partial*: one SIMD vector of partial sums per entry of the weight, reduced once at the end of the sweep;
-best while all partial sums stay in the first-level cache. *Transposed*: the right factor is transposed in registers so that the
-sum over lanes becomes the inner dimension of a register-blocked matrix product into one number per weight; best for
-wide layers, where partial sums would stream through memory.
+Two forms. *Lane-partial*: one SIMD vector of partial sums per entry of the weight, reduced once at the end of the
+sweep; best while all partial sums stay in the first-level cache. *Transposed*: the right factor is transposed in
+registers so that the sum over lanes becomes the inner dimension of a register-blocked matrix product into one number
+per weight; best for wide layers, where partial sums would stream through memory.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def transpose(c: Context, rows: list[ir.Value]) -> list[ir.Value]:
 class Factors:
     """The factors of a sum of outer products: ``left[i, q]`` and ``right[q, j]`` for q in ``range(count)``.
 
-    ``left`` stands at ``left_start + i * left_row + q * left_step``, ``right`` at ``right_start + q * stride + j`` with the
-    columns padded to whole vectors.
+    ``left`` stands at ``left_start + i * left_row + q * left_step``, ``right`` at ``right_start + q * stride + j`` with
+    the columns padded to whole vectors.
     """
 
     left: ir.Value

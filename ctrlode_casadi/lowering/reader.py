@@ -209,7 +209,7 @@ def _call_branch(b: ProgramBuilder, f: ca.Function, branch: ca.Function, args: S
     return [b.gather(v, projection(branch.sparsity_out(j), f.sparsity_out(j))) for j, v in enumerate(out)]
 
 
-def _by_scalars(expression: Callable[..., ca.SX], name: str) -> Rule:
+def _by_scalars(expression: Callable[..., Any], name: str) -> Rule:
     """A small dense linear-algebra operation, written out in scalars by CasADi's own symbolic algorithm."""
 
     def rule(b: ProgramBuilder, mx: ca.MX, args: list[int]) -> int:
@@ -225,7 +225,7 @@ def _by_scalars(expression: Callable[..., ca.SX], name: str) -> Rule:
     return rule
 
 
-def _solve(mx: ca.MX, rhs: ca.SX, a: ca.SX) -> ca.SX:
+def _solve(mx: ca.MX, rhs: Any, a: Any) -> Any:
     return ca.solve(a.T if mx.info()["tr"] else a, rhs)
 
 

@@ -3,8 +3,8 @@
 With a single record, lanes over trajectories would idle. Here a value with n entries is n numbers in memory, and
 elementwise code, products and weight gradients run over neighbouring entries. A loop that does not divide into whole
 vectors ends with a vector that overlaps the one before: entries in the overlap are computed twice, which is harmless
-because no loop reads what it writes. Everything else (movement, reductions, sparse products) uses the scalar form of the lane
-emitter, whose memory layout is the same.
+because no loop reads what it writes. Everything else (movement, reductions, sparse products) uses the scalar form of
+the lane emitter, whose memory layout is the same.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ def matvec(
 ) -> bool:
     """``out = start + W @ x`` for contiguous x; False when no fast form fits (then nothing is emitted).
 
-    Weights that are contiguous along the output are summed column by column; weights that are contiguous along x give one
-    dot product per row, reduced eight rows at a time.
+    Weights that are contiguous along the output are summed column by column; weights that are contiguous along x give
+    one dot product per row, reduced eight rows at a time.
     """
     rows, inner = shape
     memory, first, step = x

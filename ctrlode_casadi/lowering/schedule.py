@@ -92,10 +92,8 @@ class _Scheduler:
 
     def _reads_through_view(self, v: int, members: set[int]) -> bool:
         """Whether an instruction reads a member of the open loop at another entry than its own."""
-        for i in self.program.producer[v].inputs:
-            if i in self.views.owner and self.views.owner[i][0] in members:
-                return True
-        return False
+        owner = self.views.owner
+        return any(i in owner and owner[i][0] in members for i in self.program.producer[v].inputs)
 
     def _loop(self, length: int) -> Fused:
         members: list[int] = []

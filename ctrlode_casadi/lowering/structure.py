@@ -99,7 +99,7 @@ def _product_triples(out: ca.Sparsity, a: ca.Sparsity, x: ca.Sparsity) -> np.nda
     by_column: dict[int, list[tuple[int, int]]] = {}
     for i, (r, k) in enumerate(zip(a.row(), a.get_col(), strict=True)):
         by_column.setdefault(k, []).append((i, r))
-    found = []
+    found: list[tuple[int, int, int]] = []
     for j, (k, c) in enumerate(zip(x.row(), x.get_col(), strict=True)):
         found.extend((where[r, c], i, j) for i, r in by_column.get(k, ()) if (r, c) in where)
     return np.array(found, dtype=np.int64).reshape(-1, 3)

@@ -1,0 +1,217 @@
+"""The CasADi functions of an objective: dynamics, costs, and both in a direction of the parameters.
+
+All have the inputs (t, x, u, p), costs also (d, w) with data and weights of one save time.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import casadi as ca
+
+from ..base.errors import DataError, ModelError
+from ..model.layout import Leaf, ParameterLayout
+from ..model.network import check_free, column
+from ..model.ode import ControlledODE
+from .losses import Loss
+
+_COST_INPUTS = ("t", "x", "u", "p", "d", "w")
+
+
+@dataclass(frozen=True, eq=False)
+class Functions:
+    """What one sweep integrates and sums.
+
+    Attributes
+    ----------
+    rhs
+        (t, x, u, p) -> xdot.
+    cost, terminal
+        (t, x, u, p, d, w) -> ell at every save time and at the last one; None where there is none.
+    nx, nu, n_params, nd, nw
+        Sizes of the inputs.
+    """
+
+    rhs: ca.Function
+    cost: ca.Function | None
+    terminal: ca.Function | None
+    nx: int
+    nu: int
+    n_params: int
+    nd: int
+    nw: int
+
+
+def parameters(model: ControlledODE, p: ca.MX) -> Any:
+    """What a user's function gets as p: the tree of a layout with names, else the vector itself."""
+    layout = model.layout
+    plain = layout == ParameterLayout({"p": Leaf((layout.n,))}) or all(name.isdigit() for name in layout)
+    return p if plain else layout.unflatten(p)
+
+
+def scalar(name: str, source: Callable[..., Any], arguments: dict[str, Any], symbols: list[ca.MX]) -> ca.MX:
+    """The scalar expression that a user's function returns for its arguments, every misuse named."""
+    listed = f"({', '.join(arguments)})"
+    if not callable(source):
+        raise DataError(f"{name}: expected a callable {name}{listed}, got {type(source).__name__}")
+    try:
+        signature = inspect.signature(source)
+    except (TypeError, ValueError):  # a builtin or a casadi.Function without a signature
+        signature = None
+    if signature is not None:
+        try:
+            signature.bind(*arguments.values())
+        except TypeError as exc:
+            raise DataError(
+                f"{name}: must take the {len(arguments)} arguments {listed}, but its signature is {signature}"
+            ) from exc
+    try:
+        result = source(*arguments.values())
+    except Exception as exc:
+        exc.add_note(f"while calling {name}{listed} with CasADi MX symbols; use CasADi's functions")
+        raise
+    try:
+        value = column(name, result, 1, "one entry, n")
+        check_free(name, value, symbols, f"its arguments {listed}")
+    except ModelError as exc:
+        raise DataError(str(exc)) from exc
+    return value
+
+
+def _symbols(model: ControlledODE, nx: int, nd: int, nw: int) -> dict[str, ca.MX]:
+    sizes = {"t": 1, "x": nx, "u": model.nu, "p": model.np, "d": nd, "w": nw}
+    return {name: ca.MX.sym(name, n) for name, n in sizes.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """What a user asked for: the loss at the save times, and the terminal and running cost.
+
+    Attributes
+    ----------
+    loss
+        A row of the table, a callable, or None.
+    widths
+        One width for each output, for the built-in losses.
+    terminal, running
+        Callables or None.
+    nd, nw
+        Entries of data and weights: (ny, ny) for a built-in loss. A callable has one weight, or one weight
+        followed by a mask of the data present, or none.
+    """
+
+    loss: Loss | Callable[..., Any] | None
+    widths: tuple[float, ...]
+    terminal: Callable[..., Any] | None
+    running: Callable[..., Any] | None
+    nd: int
+    nw: int
+
+
+def build(model: ControlledODE, terms: Terms) -> Functions:
+    """Functions of an objective; a running cost is one more state, its integral."""
+    nx = model.nx + (terms.running is not None)
+    s = _symbols(model, nx, terms.nd, terms.nw)
+    x = s["x"][: model.nx] if nx > model.nx else s["x"]
+    inner = {"t": s["t"], "x": x, "u": s["u"], "p": s["p"]}
+    y = model.output_function(*inner.values())
+    user = {**inner, "y": y, "p": parameters(model, s["p"])}
+    user = {name: user[name] for name in ("t", "x", "u", "y", "p")}
+    everything = list(s.values())
+    rhs = model.rhs
+    if terms.running is not None:
+        rate = scalar("running", terms.running, user, everything)
+        xdot = ca.vertcat(model.rhs(*inner.values()), rate)
+        rhs = ca.Function("rhs", everything[:4], [xdot], list(_COST_INPUTS[:4]), ["xdot"])
+    last = []
+    if terms.terminal is not None:
+        last.append(scalar("terminal", terms.terminal, user, everything))
+    if terms.running is not None:
+        last.append(s["x"][model.nx])
+    cost = _cost(terms, s, user, everything)
+    return Functions(
+        rhs,
+        None if cost is None else _cost_function("cost", s, cost),
+        _cost_function("terminal", s, sum(last[1:], last[0])) if last else None,
+        nx,
+        model.nu,
+        model.np,
+        terms.nd,
+        terms.nw,
+    )
+
+
+def _cost(terms: Terms, s: dict[str, ca.MX], user: dict[str, Any], everything: list[ca.MX]) -> ca.MX | None:
+    """Cost at one save time."""
+    if terms.loss is None:
+        return None
+    if isinstance(terms.loss, Loss):
+        return ca.dot(s["w"], terms.loss.penalty(user["y"] - s["d"], ca.DM(list(terms.widths))))
+    y, d = user["y"], s["d"]
+    if terms.nw > 1:
+        # A missing entry is replaced by the model's output, which no residual sees.
+        d = ca.if_else(s["w"][1:] > 0, d, y)
+    arguments = {name: user[name] for name in ("t", "x", "u", "y")} | {"d": d, "p": user["p"]}
+    value = scalar("loss", terms.loss, arguments, everything)
+    return value * s["w"][0] if terms.nw else value
+
+
+def _cost_function(name: str, s: dict[str, ca.MX], value: ca.MX) -> ca.Function:
+    return ca.Function(name, list(s.values()), [value], list(s), ["ell"])
+
+
+def in_direction(f: Functions) -> Functions:
+    """The functions along a direction v of the parameters and dx of the states.
+
+    The state is (x, dx) and the parameter vector (p, v), so that dx solves the variational equation. The costs
+    are directional derivatives: their gradient with respect to p is a product with the Hessian (Griewank &
+    Walther, Evaluating Derivatives, 2nd ed., section 5.1).
+    """
+    z, q = ca.MX.sym("x", 2 * f.nx), ca.MX.sym("p", 2 * f.n_params)
+    t, u, d, w = ca.MX.sym("t"), ca.MX.sym("u", f.nu), ca.MX.sym("d", f.nd), ca.MX.sym("w", f.nw)
+    x, dx = z[: f.nx], z[f.nx :]
+    p, v = q[: f.n_params], q[f.n_params :]
+
+    def along(function: ca.Function, extra: list[ca.MX]) -> tuple[ca.MX, ca.MX]:
+        """Value and directional derivative, from the function's own forward mode."""
+        inputs = [t, x, u, p, *extra]
+        seeds = [ca.MX(1, 1), dx, ca.MX(f.nu, 1), v, *(ca.MX(*e.shape) for e in extra)]
+        value = function(*inputs)
+        return value, function.forward(1)(*inputs, value, *seeds)
+
+    rhs = ca.Function("rhs", [t, z, u, q], [ca.vertcat(*along(f.rhs, []))], list(_COST_INPUTS[:4]), ["xdot"])
+    costs = [
+        None
+        if function is None
+        else ca.Function(name, [t, z, u, q, d, w], [along(function, [d, w])[1]], list(_COST_INPUTS), ["ell"])
+        for name, function in (("cost", f.cost), ("terminal", f.terminal))
+    ]
+    return Functions(rhs, costs[0], costs[1], 2 * f.nx, f.nu, 2 * f.n_params, f.nd, f.nw)
+
+
+def with_sensitivities(model: ControlledODE, n_columns: int) -> ca.Function:
+    """Dynamics of (x, S) with the sensitivities S = dx/dtheta, stored row by row: S' = J_x S + J_p.
+
+    The first np columns belong to the parameters; any further ones, up to `n_columns`, to initial states,
+    on which the right-hand side does not depend.
+    """
+    nx = model.nx
+    z, p = ca.MX.sym("x", nx * (1 + n_columns)), ca.MX.sym("p", model.np)
+    t, u, x = ca.MX.sym("t"), ca.MX.sym("u", model.nu), ca.MX.sym("x", nx)
+    xdot = model.rhs(t, x, u, p)
+    jacobians = ca.Function("jacobians", [t, x, u, p], [xdot, ca.jacobian(xdot, x), ca.jacobian(xdot, p)])
+    value, by_x, by_p = jacobians(t, z[:nx], u, p)
+    rows = [z[nx + i * n_columns : nx + (i + 1) * n_columns] for i in range(nx)]
+    changes = []
+    for i in range(nx):
+        own = ca.densify(by_p[i, :]).T
+        change = ca.vertcat(own, ca.MX.zeros(n_columns - model.np)) if n_columns > model.np else own
+        for j in range(nx):
+            change = change + by_x[i, j] * rows[j]
+        changes.append(change)
+    return ca.Function(
+        "rhs", [t, z, u, p], [ca.vertcat(value, *changes)], list(_COST_INPUTS[:4]), ["xdot"]
+    )

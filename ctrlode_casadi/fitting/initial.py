@@ -1,0 +1,273 @@
+"""Where trajectories start: at given states, at states that are estimated, or at states that a network computes."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import casadi as ca
+import numpy as np
+from numpy.typing import NDArray
+
+from ..base.arrays import Float64Array, check_shape, floats
+from ..base.errors import DataError, ModelError
+from ..lowering.batched import CompiledFunction
+from ..model.network import check_free, column
+from ..model.ode import ControlledODE
+from .expressions import parameters
+
+
+@dataclass(frozen=True, eq=False)
+class Free:
+    """Initial states that an objective estimates together with the parameters.
+
+    Parameters
+    ----------
+    guess
+        (nx,) for one initial state that all trajectories share, or (B, nx) for one per trajectory; in the unit of
+        the states. `Objective.p0` appends it to the model's parameters.
+    mask
+        Which entries are free, boolean, (nx,) or the shape of `guess`; all by default. The others keep their guess.
+
+    Examples
+    --------
+    >>> Free([0.0, 1.0], mask=[True, False]).mask
+    [True, False]
+    """
+
+    guess: Any
+    mask: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class InitialState:
+    """Initial states computed from measurements and parameters, such as by an encoder network.
+
+    Parameters
+    ----------
+    fn
+        ``fn(d0, p)`` returns nx CasADi expressions; p is as in the model's functions (unflattened where the model
+        has named parameters).
+    inputs
+        (B, n) rows d0, one per trajectory, or (n,) for all; the first row of each trajectory's data by default.
+
+    Examples
+    --------
+    >>> import ctrlode_casadi as co
+    >>> encoder = co.Dense(3, 2)
+    >>> start = co.InitialState(lambda d0, p: encoder(d0, p.encoder))
+    """
+
+    fn: Callable[[Any, Any], Any]
+    inputs: Any = None
+
+
+class Start(ABC):
+    """Initial states (B, nx) as a function of theta = (p, z) with z the free initial states.
+
+    1. Arrays have the engine's precision; theta too.
+    2. `pullback` adds the gradient of ``sum(x0_bar * states)`` to ``theta_bar`` (float64).
+    3. `tangent` is the derivative of the states along a direction v of theta, and `pullback_tangent` adds the
+       gradient of ``sum(dx0_bar * tangent)`` with respect to theta.
+    4. `columns` tells which entry of theta each initial state is, -1 where it is none; `parameter_jacobian` is the
+       derivative (B, nx, np) with respect to p, None where there is none.
+    """
+
+    n_free: int = 0
+    columns: NDArray[np.int64] | None = None
+
+    @abstractmethod
+    def states(self, theta: NDArray[Any]) -> NDArray[Any]:
+        """Initial states (B, nx)."""
+
+    def tangent(self, theta: NDArray[Any], v: NDArray[Any]) -> NDArray[Any]:
+        """Change of the states along v, (B, nx)."""
+        return np.zeros_like(self.states(theta))
+
+    def pullback(self, theta: NDArray[Any], x0_bar: NDArray[Any], theta_bar: Float64Array) -> None:
+        """Add the adjoint of the states."""
+
+    def pullback_tangent(
+        self, theta: NDArray[Any], v: NDArray[Any], dx0_bar: NDArray[Any], theta_bar: Float64Array
+    ) -> None:
+        """Add the adjoint of the tangent."""
+
+    def parameter_jacobian(self, theta: NDArray[Any]) -> NDArray[Any] | None:
+        """Derivative with respect to the model's parameters."""
+        return None
+
+    def guess(self) -> Float64Array:
+        """Starting values of z."""
+        return np.zeros(0)
+
+    def names(self, state_names: tuple[str, ...]) -> list[str]:
+        """A readable name for every entry of z."""
+        return []
+
+
+class GivenStates(Start):
+    """Known initial states."""
+
+    def __init__(self, x0: NDArray[Any]) -> None:
+        self._x0 = x0
+
+    def states(self, theta: NDArray[Any]) -> NDArray[Any]:
+        return self._x0
+
+
+class FreeStates(Start):
+    """Estimated initial states. `columns` is (B, nx)."""
+
+    def __init__(self, guess: Float64Array, mask: NDArray[np.bool_], size: int, n_params: int, dtype: Any) -> None:
+        rows = guess.shape[0]
+        self._shared = rows == 1
+        self._guess, self._mask = guess, mask
+        self.n_free = int(mask.sum())
+        columns = np.full(guess.shape, -1, np.int64)
+        columns[mask] = n_params + np.arange(self.n_free)
+        self.columns = np.ascontiguousarray(np.broadcast_to(columns, (size, guess.shape[1])))
+        self._known = np.ascontiguousarray(np.broadcast_to(guess, self.columns.shape), dtype=dtype)
+        self._free = self.columns >= 0
+        self._entries = self.columns[self._free]
+
+    def states(self, theta: NDArray[Any]) -> NDArray[Any]:
+        x0 = self._known.copy()
+        x0[self._free] = theta[self._entries]
+        return x0
+
+    def tangent(self, theta: NDArray[Any], v: NDArray[Any]) -> NDArray[Any]:
+        dx0 = np.zeros_like(self._known)
+        dx0[self._free] = v[self._entries]
+        return dx0
+
+    def pullback(self, theta: NDArray[Any], x0_bar: NDArray[Any], theta_bar: Float64Array) -> None:
+        np.add.at(theta_bar, self._entries, x0_bar[self._free])
+
+    def guess(self) -> Float64Array:
+        return self._guess[self._mask]
+
+    def names(self, state_names: tuple[str, ...]) -> list[str]:
+        where = np.argwhere(self._mask)
+        return [f"x0.{state_names[i]}" if self._shared else f"x0[{b}].{state_names[i]}" for b, i in where]
+
+
+class ComputedStates(Start):
+    """Initial states ``fn(d0, p)``, compiled."""
+
+    def __init__(self, f: ca.Function, inputs: NDArray[Any], n_params: int, threads: int | None) -> None:
+        self._f, self._inputs, self._n = f, inputs, n_params
+        self._dtype, self._threads = str(inputs.dtype), threads
+        self._value = self._compile(f)
+
+    def _compile(self, f: ca.Function) -> CompiledFunction:
+        return CompiledFunction(f, dtype=self._dtype, threads=self._threads)
+
+    @cached_property
+    def _tangent(self) -> CompiledFunction:
+        d, p, v = ca.MX.sym("d0", self._f.numel_in(0)), ca.MX.sym("p", self._n), ca.MX.sym("v", self._n)
+        value = self._f(d, p)
+        change = self._f.forward(1)(d, p, value, ca.MX(*d.shape), v)
+        return self._compile(ca.Function("tangent", [d, p, v], [ca.densify(change)], ["d0", "p", "v"], ["dx0"]))
+
+    @cached_property
+    def _jacobian(self) -> CompiledFunction:
+        d, p = ca.MX.sym("d0", self._f.numel_in(0)), ca.MX.sym("p", self._n)
+        by_p = ca.densify(ca.jacobian(self._f(d, p), p)).T
+        return self._compile(ca.Function("by_p", [d, p], [ca.vec(by_p)], ["d0", "p"], ["jac"]))
+
+    def states(self, theta: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(self._value(self._inputs, theta[: self._n]))
+
+    def tangent(self, theta: NDArray[Any], v: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(self._tangent(self._inputs, theta[: self._n], v[: self._n]))
+
+    def pullback(self, theta: NDArray[Any], x0_bar: NDArray[Any], theta_bar: Float64Array) -> None:
+        theta_bar[: self._n] += self._value.vjp(self._inputs, theta[: self._n], seeds=x0_bar)[1]
+
+    def pullback_tangent(
+        self, theta: NDArray[Any], v: NDArray[Any], dx0_bar: NDArray[Any], theta_bar: Float64Array
+    ) -> None:
+        n = self._n
+        theta_bar[:n] += self._tangent.vjp(self._inputs, theta[:n], v[:n], seeds=dx0_bar)[1]
+
+    def parameter_jacobian(self, theta: NDArray[Any]) -> NDArray[Any]:
+        flat = np.asarray(self._jacobian(self._inputs, theta[: self._n]))
+        return flat.reshape(flat.shape[0], -1, self._n)
+
+
+def state_rows(name: str, value: Any, nx: int) -> Float64Array:
+    """Initial states as (1 or B, nx); a trailing axis may be left out where nx is 1."""
+    array = real(name, value)
+    if array.ndim == 0 and nx == 1:
+        array = array.reshape(1)
+    if array.ndim == 1 and nx == 1 and array.size != 1:
+        array = array[:, None]
+    check_shape(name, array.shape, (("nx", nx),) if array.ndim == 1 else ("B", ("nx", nx)))
+    return np.atleast_2d(array)
+
+
+def real(name: str, value: Any, *, finite: bool | str = True) -> Float64Array:
+    """A user's array of either float type as float64."""
+    single = isinstance(value, np.ndarray) and value.dtype == np.float32
+    array = floats(name, value, dtype=np.float32 if single else np.float64, finite=finite)
+    return array.astype(np.float64, copy=False)
+
+
+def free_guess(x0: Free, nx: int) -> tuple[Float64Array, NDArray[np.bool_]]:
+    """Guess and mask of a `Free`, checked, both (1 or B, nx)."""
+    guess = state_rows("x0 (Free guess)", x0.guess, nx)
+    if x0.mask is None:
+        return guess, np.ones(guess.shape, bool)
+    mask = np.asarray(x0.mask)
+    if mask.dtype != bool or mask.shape not in ((nx,), guess.shape):
+        raise DataError(
+            f"x0 (Free mask): expected booleans of shape (nx={nx},) or {guess.shape}, got dtype {mask.dtype}, "
+            f"shape {mask.shape}; True marks an entry to estimate"
+        )
+    return guess, np.array(np.broadcast_to(mask, guess.shape))
+
+
+def encoder_inputs(x0: InitialState, first_rows: Float64Array | None) -> Float64Array:
+    """Rows d0 of an `InitialState`, (1 or B, n)."""
+    if x0.inputs is not None:
+        rows = real("x0 (InitialState inputs)", x0.inputs)
+        if rows.ndim not in (1, 2):
+            raise DataError(f"x0 (InitialState inputs): expected shape (B, n) or (n,), got {rows.shape}")
+        return np.atleast_2d(rows)
+    if first_rows is None:
+        raise DataError("x0: an InitialState without inputs= starts from the first row of data, but data is None")
+    if np.isnan(first_rows).any():
+        b = int(np.argwhere(np.isnan(first_rows))[0, 0])
+        raise DataError(
+            f"x0: an InitialState without inputs= starts from the first row of data, but that of trajectory {b} is "
+            f"missing in part; give inputs= of shape (B, n)"
+        )
+    return first_rows
+
+
+def encoder_function(x0: InitialState, model: ControlledODE, n_inputs: int) -> ca.Function:
+    """The `casadi.Function` (d0, p) -> x0 of an `InitialState`."""
+    if not callable(x0.fn):
+        raise DataError(f"x0: InitialState needs a callable fn(d0, p), got {type(x0.fn).__name__}")
+    d, p = ca.MX.sym("d0", n_inputs), ca.MX.sym("p", model.np)
+    try:
+        inspect.signature(x0.fn).bind(d, p)
+    except TypeError as exc:
+        raise DataError(f"x0: the fn of InitialState must take the arguments (d0, p), got {x0.fn!r}") from exc
+    except ValueError:  # no signature to check
+        pass
+    try:
+        result = x0.fn(d, parameters(model, p))
+    except Exception as exc:
+        exc.add_note(f"while calling the fn of InitialState with an MX d0 of {n_inputs} entries")
+        raise
+    try:
+        out = column("x0 (InitialState fn)", result, model.nx, "nx")
+        check_free("x0 (InitialState fn)", out, [d, p], "d0 and p")
+    except ModelError as exc:
+        raise DataError(str(exc)) from exc
+    return ca.Function("initial", [d, p], [out], ["d0", "p"], ["x0"])
