@@ -45,9 +45,7 @@ def shape_text(shape: Sequence[Axis]) -> str:
     return f"({inner},)" if len(shape) == 1 else f"({inner})"
 
 
-def check_shape(
-    name: str, got: Sequence[int], shape: Sequence[Axis], *, error: type[CtrlodeError] = DataError
-) -> None:
+def check_shape(name: str, got: Sequence[int], shape: Sequence[Axis], *, error: type[CtrlodeError] = DataError) -> None:
     """Raise `error` unless `got` fits `shape`; the message names the axis. Equal letters must have equal
     sizes.
     """
@@ -61,8 +59,7 @@ def check_shape(
             want = letters.setdefault(axis, n)
         if want is not None and n != want:
             raise error(
-                f"{name}: expected shape {expected}, got {tuple(got)}: axis {i} must have {want} entries, it "
-                f"has {n}"
+                f"{name}: expected shape {expected}, got {tuple(got)}: axis {i} must have {want} entries, it has {n}"
             )
 
 

@@ -37,6 +37,5 @@ _MESSAGES = {
         "singularity "
         "or a jump, or the tolerances are too tight; loosen rtol and atol, or use a stiff method."
     ),
-    Status.INTERRUPTED: "The integration was interrupted before the last save time: call again to compute it "
-    "anew.",
+    Status.INTERRUPTED: "The integration was interrupted before the last save time: call again to compute it anew.",
 }

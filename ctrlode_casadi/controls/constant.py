@@ -101,9 +101,7 @@ class Constant(Control):
         bar = inputs.batch("coef_bar", coef_bar, (count, ("Nb", 1), ("nu", self.nu), ("d+1", 1)), np.float64)
         return np.ascontiguousarray(bar[:, 0].transpose(0, 2, 1), dtype=self._values.dtype)
 
-    def pieces_tangent(
-        self, t0: float, t1: float, dvalues: Any, start: int = 0, stop: int | None = None
-    ) -> FloatArray:
+    def pieces_tangent(self, t0: float, t1: float, dvalues: Any, start: int = 0, stop: int | None = None) -> FloatArray:
         count = self._row_count(start, stop)
         shape = (count, ("K", 1), ("nu", self.nu))
         change = inputs.batch("dvalues", dvalues, shape, self._values.dtype.type)
@@ -113,9 +111,7 @@ class Constant(Control):
         rows = row_range(start, stop, self.n_trajectories)
         return "b" if self.n_trajectories == 1 else ("b", rows.stop - rows.start)
 
-    def casadi_coefficients(
-        self, U: Expression, t0: float | None = None, t1: float | None = None
-    ) -> list[Expression]:
+    def casadi_coefficients(self, U: Expression, t0: float | None = None, t1: float | None = None) -> list[Expression]:
         return [self._column(U)]
 
     def expression(self, t: ca.MX | ca.SX | float, U: Expression) -> Expression:
@@ -125,8 +121,7 @@ class Constant(Control):
         if not isinstance(U, (ca.MX, ca.SX, ca.DM)):
             U = to_dm(np.asarray(U, dtype=np.float64))
         if U.shape != (self.nu, 1):
-            raise ControlError(
-                f"U: expected values of shape (nu={self.nu}, K=1) of one trajectory, got {U.shape}")
+            raise ControlError(f"U: expected values of shape (nu={self.nu}, K=1) of one trajectory, got {U.shape}")
         return U
 
     def with_values(self, values: Any) -> Self:
@@ -145,12 +140,11 @@ def _constant_values(value: object, nu: int | None, dtype: type[np.floating[Any]
     elif array.ndim == 2:
         array = array[:, None, :]
     elif array.ndim != 3:
-        raise ControlError(
-            f"values: expected (B, nu), (nu,), a number or (B, 1, nu), got shape {array.shape}")
+        raise ControlError(f"values: expected (B, nu), (nu,), a number or (B, 1, nu), got shape {array.shape}")
     last = "nu" if nu is None else ("nu", nu)
     check_shape("values", array.shape, ("B", ("K", 1), last), error=ControlError)
     if array.shape[2] == 0:
         raise ControlError(
-            "values: axis 2 must have at least nu=1 entries; "
-            "pass controls=None where the model has no control")
+            "values: axis 2 must have at least nu=1 entries; pass controls=None where the model has no control"
+        )
     return array

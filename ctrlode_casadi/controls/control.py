@@ -122,9 +122,7 @@ class Control(ABC):
         """
 
     @abstractmethod
-    def pieces_tangent(
-        self, t0: float, t1: float, dvalues: Any, start: int = 0, stop: int | None = None
-    ) -> FloatArray:
+    def pieces_tangent(self, t0: float, t1: float, dvalues: Any, start: int = 0, stop: int | None = None) -> FloatArray:
         """Tangent of the coefficients for a change dvalues (stop - start, K, nu) of these trajectories'
         values.
 
@@ -132,9 +130,7 @@ class Control(ABC):
         """
 
     @abstractmethod
-    def casadi_coefficients(
-        self, U: Expression, t0: float | None = None, t1: float | None = None
-    ) -> list[Expression]:
+    def casadi_coefficients(self, U: Expression, t0: float | None = None, t1: float | None = None) -> list[Expression]:
         """Coefficients as expressions of the knot values U (nu, K) of one trajectory.
 
         One (nu, d + 1) matrix, ascending powers, for each interval between knots, or with ``t0`` and ``t1``

@@ -57,7 +57,7 @@ class _Cubic(Interpolated):
                 raise ControlError(
                     f"values: slopes at the knots cannot be computed ({exc}); differences of values "
                     "over differences of knots leave the range of floats: scale times or values"
-                    ) from exc
+                ) from exc
             return np.concatenate([interpolant.c[2], interpolant(knots[-1:], 1)])
 
     #: Whether SciPy's answer for a column depends on the others: each trajectory then needs its own call.
@@ -93,8 +93,14 @@ class CubicHermite(_Cubic):
     """
 
     def __init__(
-        self, knots: Any, values: Any, slopes: Any, extrapolation: str | tuple[str, str] = "error", *,
-        nu: int | None = None, dtype: str = "float64",
+        self,
+        knots: Any,
+        values: Any,
+        slopes: Any,
+        extrapolation: str | tuple[str, str] = "error",
+        *,
+        nu: int | None = None,
+        dtype: str = "float64",
     ) -> None:
         super().__init__(knots, values, extrapolation, nu, dtype)
         rows, K = self._knots.shape
@@ -122,7 +128,8 @@ class CubicHermite(_Cubic):
         if self.n_trajectories != 1:
             raise ControlError(
                 f"expression: the B={self.n_trajectories} trajectories have own slopes; take one, "
-                "controls[i].expression(t, U)")
+                "controls[i].expression(t, U)"
+            )
         return to_dm(self.slopes[0].T)
 
 
@@ -134,7 +141,8 @@ def _same_batch(values: FloatArray, slopes: FloatArray) -> tuple[FloatArray, Flo
         if array.shape[0] not in (1, B):
             raise ControlError(
                 f"{name}: axis 0 must have 1 or B={B} entries, it has {array.shape[0]}; values have shape "
-                f"{values.shape}, slopes {slopes.shape}")
+                f"{values.shape}, slopes {slopes.shape}"
+            )
         pair.append(array if array.shape[0] == B else np.repeat(array, B, axis=0))
     return pair[0], pair[1]
 
@@ -165,8 +173,14 @@ class CubicSpline(_Cubic):
     """
 
     def __init__(
-        self, knots: Any, values: Any, bc_type: str | tuple[str, str] = "not-a-knot",
-        extrapolation: str | tuple[str, str] = "error", *, nu: int | None = None, dtype: str = "float64",
+        self,
+        knots: Any,
+        values: Any,
+        bc_type: str | tuple[str, str] = "not-a-knot",
+        extrapolation: str | tuple[str, str] = "error",
+        *,
+        nu: int | None = None,
+        dtype: str = "float64",
     ) -> None:
         super().__init__(knots, values, extrapolation, nu, dtype)
         pair = (bc_type, bc_type) if isinstance(bc_type, str) else tuple(bc_type)
@@ -175,8 +189,8 @@ class CubicSpline(_Cubic):
                 raise ControlError(unknown_name("bc_type", name, BC_TYPES))
         if len(pair) != 2 or (pair[0] == "periodic") != (pair[1] == "periodic"):
             raise ControlError(
-                f"bc_type: expected a name or a pair of names, 'periodic' at both ends or none, "
-                f"got {bc_type!r}")
+                f"bc_type: expected a name or a pair of names, 'periodic' at both ends or none, got {bc_type!r}"
+            )
         self._bc_type = (pair[0], pair[1])
         self._operator: SplineOperator | None = None
         self._check()
@@ -196,7 +210,8 @@ class CubicSpline(_Cubic):
             b, c = (int(i) for i in bad[0])
             raise ControlError(
                 f"values: bc_type 'periodic' needs equal first and last values, trajectory {b} component {c} "
-                f"has {first[b, c]} and {last[b, c]}; set values[:, -1] = values[:, 0]")
+                f"has {first[b, c]} and {last[b, c]}; set values[:, -1] = values[:, 0]"
+            )
 
     @property
     def _smooth_period(self) -> bool:
@@ -218,6 +233,7 @@ class CubicSpline(_Cubic):
 
     def _per_knots(self, rows: slice, array: Float64Array, transpose: bool) -> Float64Array:
         """The operator of each trajectory's knots, or its transpose, on (b, n, nu)."""
+
         def act(operator: SplineOperator, columns: Float64Array) -> Float64Array:
             return operator.transpose(columns) if transpose else operator.apply(columns)
 
@@ -298,8 +314,13 @@ class Pchip(_LocalCubic):
     _formula = staticmethod(pchip_expression)
 
     def __init__(
-        self, knots: Any, values: Any, extrapolation: str | tuple[str, str] = "error", *,
-        nu: int | None = None, dtype: str = "float64",
+        self,
+        knots: Any,
+        values: Any,
+        extrapolation: str | tuple[str, str] = "error",
+        *,
+        nu: int | None = None,
+        dtype: str = "float64",
     ) -> None:
         super().__init__(knots, values, extrapolation, nu, dtype)
 
@@ -337,8 +358,13 @@ class Akima(_LocalCubic):
     _couples_trajectories = True
 
     def __init__(
-        self, knots: Any, values: Any, extrapolation: str | tuple[str, str] = "error", *,
-        nu: int | None = None, dtype: str = "float64",
+        self,
+        knots: Any,
+        values: Any,
+        extrapolation: str | tuple[str, str] = "error",
+        *,
+        nu: int | None = None,
+        dtype: str = "float64",
     ) -> None:
         super().__init__(knots, values, extrapolation, nu, dtype)
 

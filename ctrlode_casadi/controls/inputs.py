@@ -41,11 +41,9 @@ def float_type(dtype: object) -> type[np.floating[Any]]:
 def real_array(name: str, value: object, dtype: type[np.floating[Any]]) -> FloatArray:
     """A user's array as C-contiguous floats of `dtype`.
 
-    Integer arrays are converted; float types are not mixed; boolean, complex and object arrays, NaN and
+    Python numbers and lists may hold integers. Integer, boolean, complex and object arrays, mixed float types, NaN and
     infinities are refused.
     """
-    if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
-        value = value.astype(dtype)
     return floats(name, value, dtype=dtype, error=ControlError)
 
 
@@ -59,23 +57,29 @@ def knots_array(value: object, dtype: type[np.floating[Any]]) -> Float64Array:
         value = value.astype(np.float64)
     knots = real_array("knots", value, np.float64).astype(np.float64, copy=False)
     if knots.ndim not in (1, 2):
-        raise ControlError(f"knots: expected shape (K,) or (B, K), got {knots.shape}; "
-                           "give one row of times, or one row per trajectory")
+        raise ControlError(
+            f"knots: expected shape (K,) or (B, K), got {knots.shape}; give one row of times, or one row per trajectory"
+        )
     if knots.shape[-1] < 2:
         raise ControlError(
             f"knots: axis {knots.ndim - 1} must have at least K=2 entries, got {knots.shape[-1]} "
-            f"(shape {knots.shape}); use Constant(values) for a control without knots")
+            f"(shape {knots.shape}); use Constant(values) for a control without knots"
+        )
     rows = np.atleast_2d(knots)
     bad = np.argwhere(~(np.diff(rows, axis=1) > 0))
     if bad.size:
         b, k = (int(i) for i in bad[0])
         what = "a repeated knot" if rows[b, k] == rows[b, k + 1] else "knots out of order"
-        fix = ("remove the repeated knot; for a jump use PiecewiseConstant" if rows[b, k] == rows[b, k + 1]
-               else "sort the knots and their values by time")
+        fix = (
+            "remove the repeated knot; for a jump use PiecewiseConstant"
+            if rows[b, k] == rows[b, k + 1]
+            else "sort the knots and their values by time"
+        )
         which = f" of trajectory {b}" if knots.ndim == 2 else ""
         raise ControlError(
             f"knots: must be strictly increasing, got {what}{which}: entry {k} is {float(rows[b, k])!r}, "
-            f"entry {k + 1} is {float(rows[b, k + 1])!r}; {fix}")
+            f"entry {k + 1} is {float(rows[b, k + 1])!r}; {fix}"
+        )
     return rows
 
 
@@ -103,20 +107,24 @@ def knot_values(
         else:
             raise ControlError(
                 f"{name}: two axes are (B, K={K}) when nu == 1 or (K={K}, nu), got shape {shape}: neither "
-                f"axis {'1 nor axis 0' if nu in (None, 1) else '0'} has {K} entries, one per knot")
+                f"axis {'1 nor axis 0' if nu in (None, 1) else '0'} has {K} entries, one per knot"
+            )
     elif array.ndim != 3:
-        raise ControlError(
-            f"{name}: expected (B, K={K}, nu), (K={K}, nu), (B, K={K}) or (K={K},), got shape {shape}")
+        raise ControlError(f"{name}: expected (B, K={K}, nu), (K={K}, nu), (B, K={K}) or (K={K},), got shape {shape}")
     last = "nu" if nu is None else ("nu", int(nu))
     check_shape(name, array.shape, ("B", ("K", K), last), error=ControlError)
     if array.shape[2] == 0:
-        raise ControlError(f"{name}: axis 2 must have at least nu=1 entries, got shape {array.shape}; "
-                           "pass controls=None where the model has no control")
+        raise ControlError(
+            f"{name}: axis 2 must have at least nu=1 entries, got shape {array.shape}; "
+            "pass controls=None where the model has no control"
+        )
     if rows != 1 and array.shape[0] == 1:
         array = np.repeat(array, rows, axis=0)
     if rows not in (1, array.shape[0]):
-        raise ControlError(f"{name}: knots have B={rows} rows, {name} have B={array.shape[0]} (axis 0); "
-                           "give one row of values per row of knots, or shared knots of shape (K,)")
+        raise ControlError(
+            f"{name}: knots have B={rows} rows, {name} have B={array.shape[0]} (axis 0); "
+            "give one row of values per row of knots, or shared knots of shape (K,)"
+        )
     return array
 
 
@@ -124,8 +132,9 @@ def extrapolation_rules(value: object) -> tuple[str, str]:
     """One name for both ends, or a pair (left, right)."""
     pair = (value, value) if isinstance(value, str) else value
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise ControlError(f"extrapolation: expected a name or a pair (left, right) of names, got {value!r}; "
-                           f"names: {', '.join(RULES)}")
+        raise ControlError(
+            f"extrapolation: expected a name or a pair (left, right) of names, got {value!r}; names: {', '.join(RULES)}"
+        )
     for rule in pair:
         if not isinstance(rule, str) or rule not in RULES:
             raise ControlError(unknown_name("extrapolation", rule, RULES))
@@ -139,8 +148,8 @@ def times(value: object, n_trajectories: int) -> tuple[Float64Array, bool]:
     t = real_array("t", value, np.float64).astype(np.float64, copy=False)
     if t.ndim == 2 and n_trajectories not in (1, t.shape[0]) and t.shape[0] != 1:
         raise ControlError(
-            f"t: axis 0 must have B={n_trajectories} entries, one row of times per trajectory, "
-            f"got shape {t.shape}")
+            f"t: axis 0 must have B={n_trajectories} entries, one row of times per trajectory, got shape {t.shape}"
+        )
     if t.ndim > 2:
         raise ControlError(f"t: expected a number, (m,) or (B, m), got shape {t.shape}")
     return np.atleast_2d(t), t.ndim == 0

@@ -171,9 +171,7 @@ class Interpolated(Control):
             self._last_span = (t0, t1), span
         return span
 
-    def _coefficients(
-        self, span: spans.Span, rows: slice, values: FloatArray, slopes: FloatArray
-    ) -> FloatArray:
+    def _coefficients(self, span: spans.Span, rows: slice, values: FloatArray, slopes: FloatArray) -> FloatArray:
         from . import kernels
 
         out = np.empty((values.shape[0], span.intervals.size, self.nu, self.degree + 1), values.dtype)
@@ -203,14 +201,13 @@ class Interpolated(Control):
         values_bar = np.zeros((bar.shape[0], K, nu))
         slopes_bar = np.zeros((bar.shape[0], K, nu) if self.degree == 3 else (1, 1, 1))
         kernels.coefficients_adjoint(
-            self._knot_rows(rows), bar, span.intervals, span.modes, *self._codes, values_bar, slopes_bar)
+            self._knot_rows(rows), bar, span.intervals, span.modes, *self._codes, values_bar, slopes_bar
+        )
         if self.degree == 3:
             values_bar += self._slopes_adjoint(rows, slopes_bar)
         return values_bar.astype(self._values.dtype, copy=False)
 
-    def pieces_tangent(
-        self, t0: float, t1: float, dvalues: Any, start: int = 0, stop: int | None = None
-    ) -> FloatArray:
+    def pieces_tangent(self, t0: float, t1: float, dvalues: Any, start: int = 0, stop: int | None = None) -> FloatArray:
         rows = row_range(start, stop, self.n_trajectories)
         span = self._span(t0, t1, rows)
         _, K, nu = self._values.shape
@@ -235,17 +232,17 @@ class Interpolated(Control):
         if U.shape != (nu, K):
             raise ControlError(
                 f"U: expected knot values of shape (nu={nu}, K={K}) of one trajectory, got {U.shape}; "
-                "note the order: components are rows")
+                "note the order: components are rows"
+            )
         if self._own_knots:
             raise ControlError(
                 f"expression: the B={self.n_trajectories} trajectories have own knots; take one, "
-                "controls[i].expression(t, U)")
+                "controls[i].expression(t, U)"
+            )
         slopes = self._slopes_expression(U) if self.degree == 3 else None
         return symbolic.table(self._knots[0], U, slopes, self.degree, self._side_right, self._rules)
 
-    def casadi_coefficients(
-        self, U: Expression, t0: float | None = None, t1: float | None = None
-    ) -> list[Expression]:
+    def casadi_coefficients(self, U: Expression, t0: float | None = None, t1: float | None = None) -> list[Expression]:
         if (t0 is None) != (t1 is None):
             raise ControlError("casadi_coefficients: give both t0 and t1, or neither")
         polynomials = self._table(U)
@@ -262,8 +259,7 @@ class Interpolated(Control):
 
     def with_values(self, values: Any) -> Self:
         rows = self._knots.shape[0] if self._own_knots else 1
-        array = inputs.knot_values(
-            "values", values, rows, self._knots.shape[1], self.nu, self._values.dtype.type)
+        array = inputs.knot_values("values", values, rows, self._knots.shape[1], self.nu, self._values.dtype.type)
         return self._changed(_values=inputs.read_only(array), _slopes=None)
 
     def __getitem__(self, index: Index) -> Self:

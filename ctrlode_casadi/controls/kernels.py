@@ -22,9 +22,7 @@ Array = NDArray[Any]
 
 
 @njit(nogil=True, cache=True)
-def locate(
-    t: float, knots: Array, degree: int, side_right: bool, left: int, right: int
-) -> tuple[int, float, int]:
+def locate(t: float, knots: Array, degree: int, side_right: bool, left: int, right: int) -> tuple[int, float, int]:
     """Interval i, local time s and mode: 0 inside, -1 before all knots (t - first), 1 after (t - last)."""
     K = knots.size
     first, last = knots[0], knots[K - 1]
@@ -76,8 +74,16 @@ def weights(
 
 @njit(nogil=True, cache=True)
 def evaluate(
-    t: Array, knots: Array, values: Array, slopes: Array, degree: int, side_right: bool, left: int,
-    right: int, order: int, out: Array,
+    t: Array,
+    knots: Array,
+    values: Array,
+    slopes: Array,
+    degree: int,
+    side_right: bool,
+    left: int,
+    right: int,
+    order: int,
+    out: Array,
 ) -> None:
     """Fill out (B, m, nu) at times t (1 or B, m); shared times in shared knots are located once."""
     B, nu = out.shape[0], out.shape[2]
@@ -98,8 +104,15 @@ def evaluate(
 
 @njit(nogil=True, cache=True)
 def evaluate_adjoint(
-    t: Array, knots: Array, u_bar: Array, degree: int, side_right: bool, left: int, right: int,
-    values_bar: Array, slopes_bar: Array,
+    t: Array,
+    knots: Array,
+    u_bar: Array,
+    degree: int,
+    side_right: bool,
+    left: int,
+    right: int,
+    values_bar: Array,
+    slopes_bar: Array,
 ) -> None:
     """Transpose of `evaluate` at order 0: adds to values_bar and slopes_bar (Bv, K, nu), Bv = 1 or B."""
     B, nu = u_bar.shape[0], u_bar.shape[2]
@@ -119,8 +132,16 @@ def evaluate_adjoint(
 
 @njit(nogil=True, cache=True)
 def coefficients(
-    knots: Array, values: Array, slopes: Array, intervals: Array, modes: Array, degree: int, side_right: bool,
-    left: int, right: int, out: Array,
+    knots: Array,
+    values: Array,
+    slopes: Array,
+    intervals: Array,
+    modes: Array,
+    degree: int,
+    side_right: bool,
+    left: int,
+    right: int,
+    out: Array,
 ) -> None:
     """Fill out (b, Nb, nu, degree + 1), ascending powers of t - anchor.
 
@@ -158,8 +179,16 @@ def coefficients(
 
 @njit(nogil=True, cache=True)
 def coefficients_adjoint(
-    knots: Array, coef_bar: Array, intervals: Array, modes: Array, degree: int, side_right: bool,
-    left: int, right: int, values_bar: Array, slopes_bar: Array,
+    knots: Array,
+    coef_bar: Array,
+    intervals: Array,
+    modes: Array,
+    degree: int,
+    side_right: bool,
+    left: int,
+    right: int,
+    values_bar: Array,
+    slopes_bar: Array,
 ) -> None:
     """Transpose of `coefficients`: adds to values_bar (b, K, nu) and slopes_bar (b, K, nu)."""
     for b in range(coef_bar.shape[0]):

@@ -51,8 +51,14 @@ class PiecewiseConstant(Interpolated):
     degree: ClassVar[int] = 0
 
     def __init__(
-        self, knots: Any, values: Any, side: str = "left", extrapolation: str | tuple[str, str] = "error", *,
-        nu: int | None = None, dtype: str = "float64",
+        self,
+        knots: Any,
+        values: Any,
+        side: str = "left",
+        extrapolation: str | tuple[str, str] = "error",
+        *,
+        nu: int | None = None,
+        dtype: str = "float64",
     ) -> None:
         super().__init__(knots, values, extrapolation, nu, dtype)
         if side not in ("left", "right"):
@@ -97,7 +103,12 @@ class PiecewiseLinear(Interpolated):
     degree: ClassVar[int] = 1
 
     def __init__(
-        self, knots: Any, values: Any, extrapolation: str | tuple[str, str] = "error", *,
-        nu: int | None = None, dtype: str = "float64",
+        self,
+        knots: Any,
+        values: Any,
+        extrapolation: str | tuple[str, str] = "error",
+        *,
+        nu: int | None = None,
+        dtype: str = "float64",
     ) -> None:
         super().__init__(knots, values, extrapolation, nu, dtype)

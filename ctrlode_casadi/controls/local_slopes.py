@@ -59,8 +59,7 @@ class PchipDerivative:
         out = np.zeros((slopes_bar.shape[0], slopes_bar.shape[1] - 1, slopes_bar.shape[2]))
         out[:, :-1] += self.before * slopes_bar[:, 1:-1]
         out[:, 1:] += self.after * slopes_bar[:, 1:-1]
-        for near, far, bar, partials in ((0, 1, slopes_bar[:, 0], self.start),
-                                         (-1, -2, slopes_bar[:, -1], self.end)):
+        for near, far, bar, partials in ((0, 1, slopes_bar[:, 0], self.start), (-1, -2, slopes_bar[:, -1], self.end)):
             out[:, near] += partials[0] * bar
             out[:, far] += partials[1] * bar
         return out
@@ -84,8 +83,11 @@ def pchip_expression(h: Float64Array, m: Expression) -> Expression:
     flat = ca.sign(m0) * ca.sign(m1) <= 0
     below = ca.if_else(flat, 1.0, w1 * m1 + w2 * m0)
     inner = ca.if_else(flat, 0.0, m0 * (m1 * (w1 + w2) / below))
-    return ca.horzcat(_pchip_end_expression(h[0], h[1], m[:, 0], m[:, 1]), inner,
-                      _pchip_end_expression(h[-1], h[-2], m[:, -1], m[:, -2]))
+    return ca.horzcat(
+        _pchip_end_expression(h[0], h[1], m[:, 0], m[:, 1]),
+        inner,
+        _pchip_end_expression(h[-1], h[-2], m[:, -1], m[:, -2]),
+    )
 
 
 def _pchip_end_expression(h0: float, h1: float, m0: Expression, m1: Expression) -> Expression:

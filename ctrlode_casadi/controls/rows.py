@@ -21,13 +21,15 @@ def selection(index: Any, n: int) -> Any:
         if rows.ndim != 1 or rows.dtype.kind not in "iub" or (rows.dtype.kind == "b" and rows.size != n):
             raise ControlError(
                 f"controls[...]: expected integers or a mask of B={n} entries, got an array of dtype "
-                f"{rows.dtype} and shape {rows.shape}")
+                f"{rows.dtype} and shape {rows.shape}"
+            )
         return rows
     try:
         i = operator.index(index)
     except TypeError as exc:
-        raise ControlError("controls[...]: expected an integer, a slice, a list of integers or a mask, "
-                           f"got {type(index).__name__}") from exc
+        raise ControlError(
+            f"controls[...]: expected an integer, a slice, a list of integers or a mask, got {type(index).__name__}"
+        ) from exc
     if not -n <= i < n:
         raise IndexError(f"controls[{i}]: there are B={n} trajectories")
     i %= n

@@ -35,9 +35,7 @@ def slack(first: NDArray[Any] | float, last: NDArray[Any] | float) -> Any:
     return 8.0 * np.finfo(np.float64).eps * np.maximum(np.abs(first), np.abs(last))
 
 
-def check_range(
-    t_min: Any, t_max: Any, knots: Float64Array, rules: tuple[str, str], first_row: int = 0
-) -> None:
+def check_range(t_min: Any, t_max: Any, knots: Float64Array, rules: tuple[str, str], first_row: int = 0) -> None:
     """Refuse times outside the knots where the rule of that side is "error", row by row."""
     first, last = knots[:, 0], knots[:, -1]
     room = slack(first, last)
@@ -52,7 +50,8 @@ def check_range(
             raise ControlError(
                 f"t: {t!r} lies outside the control's range [{first[row]!s}, {last[row]!s}]{which}, and "
                 "extrapolation is 'error'; keep the times within the knots, or pass "
-                "extrapolation='hold', 'linear' or 'periodic' (or a pair (left, right))")
+                "extrapolation='hold', 'linear' or 'periodic' (or a pair (left, right))"
+            )
 
 
 def _number(t: float, knots: Float64Array, rules: tuple[str, str], from_left: bool) -> int:
@@ -74,9 +73,7 @@ def _number(t: float, knots: Float64Array, rules: tuple[str, str], from_left: bo
     return cycle * n + min(max(inside, 0), n - 1)
 
 
-def _breaks(
-    numbers: IntArray, knots: Float64Array, rules: tuple[str, str], t0: float, t1: float
-) -> Float64Array:
+def _breaks(numbers: IntArray, knots: Float64Array, rules: tuple[str, str], t0: float, t1: float) -> Float64Array:
     """Left ends of the pieces `numbers` for each row of knots (b, K); the last number closes the sequence."""
     n = knots.shape[1] - 1
     period = knots[:, -1:] - knots[:, :1]
@@ -93,9 +90,7 @@ def _breaks(
     return out
 
 
-def cover(
-    knots: Float64Array, t0: float, t1: float, rules: tuple[str, str], degree: int, smooth_period: bool
-) -> Span:
+def cover(knots: Float64Array, t0: float, t1: float, rules: tuple[str, str], degree: int, smooth_period: bool) -> Span:
     """The pieces that cover [t0, t1] for every row of knots (b, K)."""
     n = knots.shape[1] - 1
     first = min((_number(t0, row, rules, False) for row in knots), default=0)

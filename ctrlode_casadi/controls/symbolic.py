@@ -34,7 +34,11 @@ def secants(knots: Float64Array, U: Expression) -> Expression:
 
 
 def table(
-    knots: Float64Array, U: Expression, slopes: Expression | None, degree: int, side_right: bool,
+    knots: Float64Array,
+    U: Expression,
+    slopes: Expression | None,
+    degree: int,
+    side_right: bool,
     rules: tuple[str, str],
 ) -> Table:
     """The polynomials for knot values U (nu, K) and, for degree 3, slopes (nu, K)."""
@@ -56,9 +60,7 @@ def table(
     return Table(knots, inside, [U[:, 0], left], [U[:, -1], right])
 
 
-def evaluate(
-    t: Expression, polynomials: Table, degree: int, side_right: bool, rules: tuple[str, str]
-) -> Expression:
+def evaluate(t: Expression, polynomials: Table, degree: int, side_right: bool, rules: tuple[str, str]) -> Expression:
     """The control (nu, 1) at time t (a scalar expression)."""
     knots = polynomials.knots
     first, last = float(knots[0]), float(knots[-1])

@@ -50,9 +50,7 @@ class Skip(Network):
                 f"{self.layer.n_in}, n_out={self.layer.n_out}; use connection='cat'"
             )
         object.__setattr__(self, "n_in", self.layer.n_in)
-        object.__setattr__(
-            self, "n_out", self.layer.n_out + (self.layer.n_in if self.connection == "cat" else 0)
-        )
+        object.__setattr__(self, "n_out", self.layer.n_out + (self.layer.n_in if self.connection == "cat" else 0))
 
     @cached_property
     def layout(self) -> ParameterLayout:
@@ -84,13 +82,9 @@ class Parallel(Network):
         _check_connection("Parallel", connection)
         inputs, outputs = [layer.n_in for layer in layers], [layer.n_out for layer in layers]
         if len(set(inputs)) > 1:
-            raise ModelError(
-                f"Parallel: all layers get the same input and must have the same n_in, got {inputs}"
-            )
+            raise ModelError(f"Parallel: all layers get the same input and must have the same n_in, got {inputs}")
         if connection == "+" and len(set(outputs)) > 1:
-            raise ModelError(
-                f"Parallel: connection '+' needs equal n_out, got {outputs}; use connection='cat'"
-            )
+            raise ModelError(f"Parallel: connection '+' needs equal n_out, got {outputs}; use connection='cat'")
         object.__setattr__(self, "layers", layers)
         object.__setattr__(self, "connection", connection)
         object.__setattr__(self, "n_in", inputs[0])
@@ -136,20 +130,11 @@ class Scale(Network):
             np.atleast_1d(floats(f"Scale: {name}", value, error=ModelError))
             for name, value in (("mean", mean), ("std", std))
         )
-        if (
-            m.ndim > 1
-            or s.ndim > 1
-            or (m.size != s.size and 1 not in (m.size, s.size))
-            or 0 in (m.size, s.size)
-        ):
-            raise ModelError(
-                f"Scale: mean and std must be vectors of the same length, got shapes {m.shape}, {s.shape}"
-            )
+        if m.ndim > 1 or s.ndim > 1 or (m.size != s.size and 1 not in (m.size, s.size)) or 0 in (m.size, s.size):
+            raise ModelError(f"Scale: mean and std must be vectors of the same length, got shapes {m.shape}, {s.shape}")
         if (s <= 0).any():
             i = int(np.argmax(s <= 0))
-            raise ModelError(
-                f"Scale: std must be positive, got std[{i}]={s[i]:g}; use 1 for an entry that is constant"
-            )
+            raise ModelError(f"Scale: std must be positive, got std[{i}]={s[i]:g}; use 1 for an entry that is constant")
         n = max(m.size, s.size)
         object.__setattr__(self, "mean", tuple(np.broadcast_to(m, n).tolist()))
         object.__setattr__(self, "std", tuple(np.broadcast_to(s, n).tolist()))

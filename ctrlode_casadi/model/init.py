@@ -51,9 +51,7 @@ class Initializer:
     def _sample(self, rng: np.random.Generator, shape: Shape) -> Float64Array:
         missing = [key for key, value in self.settings if value is None]
         if missing:
-            raise ModelError(
-                f"init.{self.name}: needs {missing[0]}; write init.{self.name}({missing[0]}=...)"
-            )
+            raise ModelError(f"init.{self.name}: needs {missing[0]}; write init.{self.name}({missing[0]}=...)")
         return self.draw(rng, tuple(shape), **dict(self.settings))
 
     def _with(self, args: tuple[float, ...], settings: dict[str, float]) -> Initializer:

@@ -56,9 +56,7 @@ class Dense(Network):
                     f"got {getattr(self, name)!r}"
                 )
         if not isinstance(self.bias, bool):
-            raise ModelError(
-                f"Dense: bias must be True or False, got {self.bias!r}; biases are set by bias_init"
-            )
+            raise ModelError(f"Dense: bias must be True or False, got {self.bias!r}; biases are set by bias_init")
         function = find_activation(self.activation)
         if isinstance(function, Activation):
             object.__setattr__(self, "activation", function.name)
@@ -140,9 +138,7 @@ def check_layers(name: str, layers: tuple[Any, ...]) -> None:
         if not isinstance(layer, Network):
             hint = f"; unpack it, {name}(*layers)" if isinstance(layer, (list, tuple)) else ""
             hint = hint or ("; wrap it in Lambda(fn, n_in, n_out)" if callable(layer) else "")
-            raise ModelError(
-                f"{name}: layer {i} must be a layer or network, got {type(layer).__name__}{hint}"
-            )
+            raise ModelError(f"{name}: layer {i} must be a layer or network, got {type(layer).__name__}{hint}")
 
 
 def numbered_layout(layers: tuple[Network, ...]) -> ParameterLayout:

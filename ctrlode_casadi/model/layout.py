@@ -62,9 +62,7 @@ def _leaf_shape(name: str, value: Any) -> tuple[int, ...]:
     sizes = value if isinstance(value, (tuple, list)) else (value,)
     for size in sizes:
         if not isinstance(size, numbers.Integral) or isinstance(size, bool) or size < 1:
-            raise ModelError(
-                f"ParameterLayout: sizes of block {name!r} must be positive integers, got {value!r}"
-            )
+            raise ModelError(f"ParameterLayout: sizes of block {name!r} must be positive integers, got {value!r}")
     if len(sizes) > 2:
         raise ModelError(f"ParameterLayout: block {name!r} may have at most two axes, got shape {value!r}")
     return () if sizes is not value and value == 1 else tuple(int(size) for size in sizes)
@@ -143,9 +141,7 @@ class ParameterLayout:
         return ParameterLayout, (self._blocks,)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ParameterLayout) and list(self._blocks.items()) == list(
-            other._blocks.items()
-        )
+        return isinstance(other, ParameterLayout) and list(self._blocks.items()) == list(other._blocks.items())
 
     def __hash__(self) -> int:
         return hash(tuple(self._blocks.items()))
@@ -161,9 +157,7 @@ class ParameterLayout:
 
     def __repr__(self) -> str:
         parts = [
-            f"{name}[{'x'.join(map(str, block.shape)) or '1'}]"
-            if isinstance(block, Leaf)
-            else f"{name}[{block.n}]"
+            f"{name}[{'x'.join(map(str, block.shape)) or '1'}]" if isinstance(block, Leaf) else f"{name}[{block.n}]"
             for name, block in self._blocks.items()
         ]
         return f"ParameterLayout(n={self.n}: {', '.join(parts)})" if parts else "ParameterLayout(n=0)"
@@ -279,9 +273,7 @@ class ParameterLayout:
     def _flat_parts(self, tree: Mapping[str, Any], prefix: str) -> list[Any]:
         for name in tree:
             if name not in self._blocks:
-                raise ModelError(
-                    unknown_name(f"parameters{prefix and ' of ' + prefix[:-1]}", name, self._blocks)
-                )
+                raise ModelError(unknown_name(f"parameters{prefix and ' of ' + prefix[:-1]}", name, self._blocks))
         parts: list[Any] = []
         for name, block in self._blocks.items():
             where = prefix + name
@@ -315,9 +307,7 @@ class ParameterLayout:
         try:
             streams = np.random.default_rng(seed).spawn(len(self._blocks))
         except (TypeError, ValueError) as exc:
-            raise ModelError(
-                f"seed: expected a non-negative integer, a Generator or None, got {seed!r}"
-            ) from exc
+            raise ModelError(f"seed: expected a non-negative integer, a Generator or None, got {seed!r}") from exc
         parts = [
             _initial(name, block, rng, overrides.get(name))
             for rng, (name, block) in zip(streams, self._blocks.items(), strict=True)

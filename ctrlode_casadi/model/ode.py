@@ -221,9 +221,7 @@ def _names(argument: str, names: Sequence[str] | None, n: int, letter: str) -> t
 
 def _checked_network(net: Network, nx: int, nu: int, nz: int, params: ParametersLike) -> Network:
     if nz:
-        raise ModelError(
-            "rhs: a network cannot be the right-hand side of a DAE; write a callable rhs(t, x, u, p, z)"
-        )
+        raise ModelError("rhs: a network cannot be the right-hand side of a DAE; write a callable rhs(t, x, u, p, z)")
     if net.n_in != nx + nu or net.n_out != nx:
         raise ModelError(
             f"rhs: a network is applied to [x; u] and gives xdot, so it must have n_in = nx + nu = {nx + nu} "
@@ -260,9 +258,7 @@ def _layout(rhs: RightHandSide, params: ParametersLike) -> tuple[ParameterLayout
     return ParameterLayout({"p": Leaf((n,))} if n else {}), False
 
 
-def _algebraic(
-    source: Callable[..., Any] | ca.Function, symbols: Mapping[str, ca.MX], p: Any, nz: int
-) -> ca.Function:
+def _algebraic(source: Callable[..., Any] | ca.Function, symbols: Mapping[str, ca.MX], p: Any, nz: int) -> ca.Function:
     residual = expression("algebraic", source, symbols, p, nz, "nz")
     rank = ca.sprank(ca.jacobian_sparsity(residual, symbols["z"]))
     if rank < nz:

@@ -65,8 +65,7 @@ def _call_python(name: str, source: Callable[..., Any], symbols: Mapping[str, ca
             signature.bind(*arguments.values())
         except TypeError as exc:
             raise ModelError(
-                f"{name}: must take the {len(symbols)} arguments {_listed(symbols)}, "
-                f"but its signature is {signature}"
+                f"{name}: must take the {len(symbols)} arguments {_listed(symbols)}, but its signature is {signature}"
             ) from exc
     try:
         return source(*arguments.values())
@@ -79,9 +78,7 @@ def _call_python(name: str, source: Callable[..., Any], symbols: Mapping[str, ca
         raise
 
 
-def _call_function(
-    name: str, f: ca.Function, symbols: Mapping[str, ca.MX], n: int | None, letter: str = "ny"
-) -> ca.MX:
+def _call_function(name: str, f: ca.Function, symbols: Mapping[str, ca.MX], n: int | None, letter: str = "ny") -> ca.MX:
     if f.n_in() != len(symbols) or f.n_out() != 1:
         raise ModelError(
             f"{name}: the casadi.Function must have the {len(symbols)} inputs {_listed(symbols)} and one "
@@ -94,9 +91,7 @@ def _call_function(
                 f"the Function's {f.name_in(i)!r} has shape {f.size_in(i)}"
             )
     if n is not None and f.numel_out(0) != n:
-        raise ModelError(
-            f"{name}: must return {letter}={n} entries, the casadi.Function returns {f.numel_out(0)}"
-        )
+        raise ModelError(f"{name}: must return {letter}={n} entries, the casadi.Function returns {f.numel_out(0)}")
     arguments = [
         symbol if f.size_in(i) == symbol.shape else ca.reshape(symbol, *f.size_in(i))
         for i, symbol in enumerate(symbols.values())

@@ -37,8 +37,7 @@ def test_tangent_is_the_limit_of_differences(case, rng, random_knots, K):
         control = case.make(knots, values, extrapolation=("linear", "periodic"))
         d = direction(case, rng, values.shape)
         got = control.pieces_tangent(-4.0, 6.0, d)
-        want = difference(
-            lambda v, u=control: u.with_values(v).pieces(-4.0, 6.0).coefficients, values, d, 1e-4)
+        want = difference(lambda v, u=control: u.with_values(v).pieces(-4.0, 6.0).coefficients, values, d, 1e-4)
         np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-8 * np.abs(want).max())
         want = difference(lambda v, u=control: u.with_values(v)(t), values, d, 1e-4)
         np.testing.assert_allclose(control.jvp(t, d), want, rtol=1e-8, atol=1e-9 * np.abs(want).max())

@@ -21,8 +21,11 @@ def times(knots):
 
 
 @pytest.mark.parametrize("sym", [ca.MX.sym, ca.SX.sym], ids=["MX", "SX"])
-@pytest.mark.parametrize("rules", [("hold", "linear"), ("linear", "hold"), ("periodic", "periodic"),
-                                   ("hold", "periodic"), ("periodic", "linear")], ids="-".join)
+@pytest.mark.parametrize(
+    "rules",
+    [("hold", "linear"), ("linear", "hold"), ("periodic", "periodic"), ("hold", "periodic"), ("periodic", "linear")],
+    ids="-".join,
+)
 def test_expression_equals_the_control(case, rng, random_knots, rules, sym):
     for K in (2, 3, 7):
         knots, values = random_knots(rng, K), case.values(rng, K, 2)

@@ -63,10 +63,11 @@ def test_extrapolation(case, rng, random_knots, left, right):
     e = np.linspace(0.01, 2.9, 40) * period
     beyond = {
         "hold": (lambda: np.repeat(values[:, :1], 40, 1), lambda: np.repeat(values[:, -1:], 40, 1)),
-        "linear": (lambda: values[:, :1] - d[:, :1] * e[:, None],
-                   lambda: values[:, -1:] + d[:, -1:] * e[:, None]),
-        "periodic": (lambda: inside(knots[0] + np.remainder(-e, period)),
-                     lambda: inside(knots[0] + np.remainder(e, period))),
+        "linear": (lambda: values[:, :1] - d[:, :1] * e[:, None], lambda: values[:, -1:] + d[:, -1:] * e[:, None]),
+        "periodic": (
+            lambda: inside(knots[0] + np.remainder(-e, period)),
+            lambda: inside(knots[0] + np.remainder(e, period)),
+        ),
     }
     scale = 10.0 * np.abs(values).max() + 30.0 * np.abs(d).max()
     close(control(knots[0] - e), beyond[left][0](), scale)
@@ -150,8 +151,11 @@ def test_pchip_spline_linear_for_any_data(data):
     knots = np.cumsum(steps)
     t = np.linspace(knots[0], knots[-1], 23)
     scale = np.abs(values).max()
-    for make, truth in ((Pchip, si.PchipInterpolator), (CubicSpline, si.CubicSpline),
-                        (PiecewiseLinear, lambda k, v: si.make_interp_spline(k, v, k=1))):
+    for make, truth in (
+        (Pchip, si.PchipInterpolator),
+        (CubicSpline, si.CubicSpline),
+        (PiecewiseLinear, lambda k, v: si.make_interp_spline(k, v, k=1)),
+    ):
         want = np.stack([truth(knots, v)(t) for v in values])
         close(make(knots, values)(t), want, 1e-300 + max(scale, 30.0 * np.abs(want).max()))
 

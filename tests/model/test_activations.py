@@ -164,12 +164,8 @@ def test_derivatives_equal_multiple_precision_differences(name: str) -> None:
             first, second = (float(mp.diff(TORCH[name], mp.mpf(x), n, h=mp.mpf("1e-12"))) for n in (1, 2))
             _, f1, r1, ff, rr, fr = evaluate(f, x)
             size = max(1.0, abs(first), abs(second))
-            np.testing.assert_allclose(
-                [f1, r1], first, rtol=1e-9, atol=2e-13 * size, err_msg=f"{name} at {x}"
-            )
-            np.testing.assert_allclose(
-                [ff, rr, fr], second, rtol=1e-9, atol=2e-11 * size, err_msg=f"{name} at {x}"
-            )
+            np.testing.assert_allclose([f1, r1], first, rtol=1e-9, atol=2e-13 * size, err_msg=f"{name} at {x}")
+            np.testing.assert_allclose([ff, rr, fr], second, rtol=1e-9, atol=2e-11 * size, err_msg=f"{name} at {x}")
 
 
 @pytest.mark.parametrize("name", list(AT_ZERO))
@@ -232,9 +228,7 @@ def test_exponentials_see_no_positive_argument(name: str) -> None:
                     assert work[inputs[0]] <= 0
                 a, b = ca.SX.sym("a"), ca.SX.sym("b")
                 pair = [work[i] for i in inputs]
-                one = ca.Function(
-                    "one", [a, b], [ca.SX.binary(op, a, b) if len(pair) == 2 else ca.SX.unary(op, a)]
-                )
+                one = ca.Function("one", [a, b], [ca.SX.binary(op, a, b) if len(pair) == 2 else ca.SX.unary(op, a)])
                 work[outputs[0]] = float(one(pair[0], pair[-1]))
                 assert abs(work[outputs[0]]) < 1e13
 

@@ -140,14 +140,10 @@ def test_weights_are_views_of_p() -> None:
     z, p = ca.MX.sym("z", 3), ca.MX.sym("p", ORIGIN.n_params + 5)
     f = ca.Function("f", [z, p], [ORIGIN(z, p[5:])])
     operations = [f.instruction_id(k) for k in range(f.n_instructions())]
-    counts = {
-        op: operations.count(op) for op in (ca.OP_GETNONZEROS, ca.OP_RESHAPE, ca.OP_TRANSPOSE, ca.OP_MTIMES)
-    }
+    counts = {op: operations.count(op) for op in (ca.OP_GETNONZEROS, ca.OP_RESHAPE, ca.OP_TRANSPOSE, ca.OP_MTIMES)}
     assert counts == {ca.OP_GETNONZEROS: 8, ca.OP_RESHAPE: 4, ca.OP_TRANSPOSE: 4, ca.OP_MTIMES: 4}
     assert not {ca.OP_VERTCAT, ca.OP_VERTSPLIT, ca.OP_SETNONZEROS, ca.OP_CALL} & set(operations)
-    slices = [
-        f.instruction_MX(k).info()["slice"] for k, op in enumerate(operations) if op == ca.OP_GETNONZEROS
-    ]
+    slices = [f.instruction_MX(k).info()["slice"] for k, op in enumerate(operations) if op == ca.OP_GETNONZEROS]
     assert all(s["step"] == 1 for s in slices)
 
 

@@ -134,9 +134,7 @@ def test_to_dae_in_cvodes_equals_the_exact_solution() -> None:
     x_end = float(solve(x0=1.0, p=0.7, u=0.3)["xf"])
     assert x_end == pytest.approx(0.3 / 0.7 + (1 - 0.3 / 0.7) * np.exp(-1.4), rel=1e-8)
     free = ControlledODE(lambda t, x, u, p: -x, nx=1).to_dae()
-    assert float(ca.integrator("s", "cvodes", free, 0, 1.0)(x0=1)["xf"]) == pytest.approx(
-        np.exp(-1), rel=1e-4
-    )
+    assert float(ca.integrator("s", "cvodes", free, 0, 1.0)(x0=1)["xf"]) == pytest.approx(np.exp(-1), rel=1e-4)
 
 
 def test_index_one_dae_in_idas() -> None:
