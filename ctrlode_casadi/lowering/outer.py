@@ -17,7 +17,7 @@ from .matmul import Load, inner_loop, row_blocks
 
 #: Bytes of lane-partial sums of one weight matrix above which the transposed form is used (half of a 48 KiB L1).
 PARTIAL_LIMIT = 24 * 1024
-_TILE_VECTORS = 4
+_TILE_VECTORS = 4  # column vectors of a tile; fewer where registers are few
 
 
 def is_partial(c_target_bytes: int, rows: int, columns: int) -> bool:
@@ -143,12 +143,12 @@ def add_products(c: Context, pointer: ir.Value, offset: int, rows: int, columns:
     """``acc[i, :] += sum over q of left[i, q] * right[q, :]``, columns fastest: a register-blocked matrix product."""
     stride = padded(columns, c.target.width)
     vectors = stride // c.target.width
-    count = -(-vectors // _TILE_VECTORS)
+    count = -(-vectors // (_TILE_VECTORS if c.target.accumulators > 12 else 2))
     size = -(-vectors // count)
     starts = list(range(0, vectors, size))
     for s in starts:
         own = min(size, vectors - s)
-        height, full = row_blocks(rows, own)
+        height, full = row_blocks(rows, own, c.target.accumulators)
         if full:
             with c.entries_by(full * height, height) as first:
                 _tile(c, (pointer, offset, stride), (first, height), (s, own), factors)

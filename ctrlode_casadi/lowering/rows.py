@@ -17,7 +17,7 @@ from .accumulate import Leaf, Outer
 from .body import Body
 from .elementwise import emit_elementwise
 from .lanes import I32, I64, Context, Memory
-from .matmul import ACCUMULATORS, WeightView, inner_loop
+from .matmul import WeightView, inner_loop
 from .outer import padded
 from .schedule import Accumulate, Fused
 from .views import progression
@@ -145,8 +145,9 @@ def _by_columns(
     starts = [*range(0, rows - width + 1, width)]
     if rows % width:
         starts.append(rows - width)
-    for k in range(0, len(starts), ACCUMULATORS):
-        tile = starts[k : k + ACCUMULATORS]
+    most = c.target.accumulators
+    for k in range(0, len(starts), most):
+        tile = starts[k : k + most]
         parts = max(1, min(inner, 8 // len(tile)))
         init = [c.splat_constant(0.0) if start is None else start(s, c) for s in tile]
         zero = [c.splat_constant(0.0)] * len(tile)
