@@ -73,6 +73,7 @@ def first_steps(a: Ints, x: Int) -> None:
         h[lane] = 0.0
         ints(a[s.ROW_PIECE_AT])[lane] = i[s.I_PIECE * lanes + lane]
     value, k1 = a[s.MODEL + s.VALUE], a[s.K_AT] + a[s.STAGES] * a[s.SN]
+    spread_steps(a, 0)
     run_stages(a, 0, a[s.SCRATCH_AT], 0, 1, x, value)
     copy(k1, a[s.K_AT], a[s.N])
     for lane in range(lanes):

@@ -135,8 +135,8 @@ def spread_times(a: Ints, count: Int, t_at: Int) -> Bool:
 @sweep
 def stage_times(a: Ints, row: Int, i: Int, t_at: Int) -> Bool:
     """Times and pieces of stage i of a row. A step stays on its piece up to the next break where it has to stop."""
-    lanes, count = a[s.LANES], a[s.LH]
-    at, node, last = row * count, doubles(a[s.C_AT])[i], a[s.NB] - 1
+    lanes, count = a[s.LANES], a[s.ROW_LANES]
+    at, node, last = row * a[s.LH], doubles(a[s.C_AT])[i], a[s.NB] - 1
     tau = doubles(a[s.LANE_F_AT] + 8 * s.F_TAU * lanes)
     piece = ints(a[s.LANE_I_AT] + 8 * s.I_STAGE_PIECE * lanes)
     start, h, end = doubles(a[s.ROW_T_AT]), doubles(a[s.ROW_H_AT]), doubles(a[s.ROW_E_AT])

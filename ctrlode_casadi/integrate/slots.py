@@ -44,7 +44,9 @@ from __future__ import annotations
 # Three kernels (model, cost at every save time, cost at the last one), each with the seven entries that follow.
 (MODEL, COST, TERMINAL) = (126, 133, 140)
 (VALUE, VALUE_TAPE, ADJOINT, FINISH, UNI_AT, ACC_AT, N_ACC) = range(7)
-SIZE = 147
+#: Lanes whose times differ in the current row: 1 when all lanes take the same step.
+ROW_LANES = 147
+SIZE = 148
 
 # Rows of the lane arrays: float64 quantities ...
 (F_T, F_H, F_ERR, F_TAU, F_END, F_TRY, F_NORM, F_LOSS, F_ROWS) = range(9)

@@ -12,15 +12,30 @@ from __future__ import annotations
 
 from . import slots as s
 from .inputs import control_bars, evaluate_controls, stage_times
-from .language import Int, Ints, add, call_kernel, combine, doubles, fill, ints, reals, sweep, weigh
+from .language import Bool, Int, Ints, add, call_kernel, combine, doubles, fill, ints, reals, sweep, weigh
+
+
+@sweep
+def same_steps(a: Ints, row: Int) -> Bool:
+    """Whether all lanes take the same step on the same piece, as they do between common breaks."""
+    lanes = a[s.LANES]
+    if a[s.OWN_BREAKS]:
+        return False
+    t, h = doubles(a[s.ROW_T_AT] + 8 * row * lanes), doubles(a[s.ROW_H_AT] + 8 * row * lanes)
+    end, piece = doubles(a[s.ROW_E_AT] + 8 * row * lanes), ints(a[s.ROW_PIECE_AT] + 8 * row * lanes)
+    for lane in range(1, lanes):
+        if t[lane] != t[0] or h[lane] != h[0] or end[lane] != end[0] or piece[lane] != piece[0]:
+            return False
+    return True
 
 
 @sweep
 def spread_steps(a: Ints, row: Int) -> None:
-    """Write the step sizes of a row to all components, [nx][L]."""
+    """Write the step sizes of a row to all components, [nx][L], and note whether all lanes take the same step."""
     lanes, count = a[s.LANES], a[s.LH]
     h = doubles(a[s.ROW_H_AT] + 8 * row * count)
-    if count == 1:
+    a[s.ROW_LANES] = 1 if count == 1 or same_steps(a, row) else lanes
+    if a[s.ROW_LANES] == 1:
         fill(a[s.HX_AT], h[0], a[s.N])
         return
     hx = reals(a[s.HX_AT])
