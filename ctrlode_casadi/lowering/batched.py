@@ -16,10 +16,13 @@ from ..base.arrays import floats
 from ..base.errors import DataError, ModelError
 from .blocks import Batch, evaluate, pull_back
 from .jit import host
-from .kernels import LaneKernels, lane_kernels, registers_for
+from .kernels import LaneKernels, lane_kernels
 from .reader import read
 
 Array = NDArray[Any]
+
+#: From this number of SIMD vectors on, a batch counts as large: its lanes are chosen once.
+_MANY = 64
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,8 @@ class CompiledFunction:
         lines = [f"{self._f}", f"  {self._dtype}, lanes {lanes}, up to {self._threads} threads"]
         if not self._kernels:
             lines.append("  nothing compiled yet: kernels are made at the first call")
-        for (pattern, _), k in self._kernels.items():
+        made = {(pattern, k.lanes): k for (pattern, _), k in self._kernels.items()}
+        for (pattern, _), k in made.items():
             shared = ", ".join(n for n, s in zip(self.name_in, pattern, strict=True) if s) or "nothing"
             origin = "from the cache" if k.from_cache else f"compiled in {k.compile_seconds:.2f} s"
             form = f"{k.registers} x {k.width}" if k.lanes > 1 else "vectors over the entries"
@@ -232,16 +236,15 @@ class CompiledFunction:
         return Batch.start(self._compiled(pattern, count), p, rows, count, self._threads)
 
     def _compiled(self, pattern: tuple[bool, ...], size: int) -> LaneKernels:
-        lanes = self._lanes
-        if lanes is None:
-            lanes = 1 if size == 1 else registers_for(size, self._width) * self._width
+        vectors = 0 if size == 1 else min(-(-size // self._width), _MANY)
         with self._lock:
-            found = self._kernels.get((pattern, lanes))
+            found = self._kernels.get((pattern, vectors))
             if found is None:
                 if pattern not in self._wrapped:
                     self._wrapped[pattern] = _with_one_uniform_input(self._f, pattern)
-                found = lane_kernels(self._wrapped[pattern], 0, lanes=lanes, dtype=self._dtype)
-                self._kernels[pattern, lanes] = found
+                batch = size if vectors < _MANY else _MANY * self._width
+                found = lane_kernels(self._wrapped[pattern], 0, lanes=self._lanes, dtype=self._dtype, batch=batch)
+                self._kernels[pattern, vectors] = found
         return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import casadi as ca
 
 from .accumulate import Leaf, Outer, find_pieces
+from .branches import share_branches
 from .program import Program
 from .reader import read
 from .simplify import derivative_exp_from_expm1, simplify
@@ -60,6 +61,7 @@ def differentiate(function: ca.Function, uniform: int) -> Derivative:
     program = simplify(read(vjp_function(function, uniform)))
     primal_values = program.needed_for(program.outputs[:n_out])
     program = derivative_exp_from_expm1(program, set(range(len(program.sizes))) - primal_values)
+    program = share_branches(program, program.needed_for(program.outputs[:n_out]))
     p = program.inputs[uniform]
     varying = frozenset(range(len(program.sizes))) - uniform_values(program, [p])
     pieces = tuple(find_pieces(program, program.outputs[-1], varying))

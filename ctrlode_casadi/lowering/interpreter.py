@@ -22,7 +22,7 @@ def _gather(ins: Instruction, x: Any) -> Any:
 
 def _scatter(ins: Instruction, x: Any, y: Any) -> Any:
     index, add = ins.attr
-    x, y = np.broadcast_arrays(*_same_lanes(x, y)) if x.shape[1:] != y.shape[1:] else (x, y)
+    x, y = _same_lanes(x, y)
     out = np.array(x)
     if add:
         np.add.at(out, index, y)

@@ -126,7 +126,7 @@ def lane_kernels(
     if lanes == 1 or (lanes is None and batch == 1):
         target = Target(dtype, 1, 1, machine.avx512, row_width=width)
     else:
-        registers = registers_for(batch, width, machine.avx512) if lanes is None else lanes // width
+        registers = registers_for(batch, width) if lanes is None else lanes // width
         target = Target(dtype, width, registers, machine.avx512)
     key = cache.key_of(
         function.serialize(), str(index), repr(target), machine.triple, machine.cpu, machine.features, FINGERPRINT
@@ -137,13 +137,13 @@ def lane_kernels(
         return _MADE[key]
 
 
-def registers_for(batch: int, width: int, avx512: bool) -> int:
+def registers_for(batch: int, width: int) -> int:
     """SIMD vectors per entry for a batch: few idle lanes, and as wide as the register file allows.
 
     The relative speed per lane was measured with benchmarks/scaling.py for layers of 10 to 128 units. Every core of the
     machine should have a block, so the longest share counts.
     """
-    speed = {1: 0.88, 2: 1.0, 4: 0.98} if avx512 else {1: 1.0, 2: 0.9}
+    speed = {1: 0.88, 2: 1.0, 4: 0.98} if host().avx512 else {1: 1.0, 2: 0.9}
     vectors = -(-max(batch, 1) // width)
     cores = os.cpu_count() or 1
 

@@ -58,6 +58,14 @@ def _erfinv(x: Any) -> Any:
     return erfinv(x)
 
 
+def _remainder(x: Any, y: Any) -> Any:
+    """C's ``remainder``: exact, the quotient rounded to the nearest integer and to even in a tie."""
+    r = np.fmod(x, y)
+    beyond = np.abs(r) - (np.abs(y) - np.abs(r))  # positive above half of y, which itself might underflow
+    odd = np.fmod(x, y + y) != r
+    return np.where((beyond > 0) | ((beyond == 0) & odd), r - np.copysign(y, r), r)
+
+
 def _flag(test: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *a: np.asarray(test(*a)).astype(np.result_type(*a))
 
@@ -96,7 +104,7 @@ _ROWS: tuple[tuple[str, str, int, Callable[..., Any], bool, str], ...] = (
     ("floor", "OP_FLOOR", 1, np.floor, True, "largest integer not above x"),
     ("ceil", "OP_CEIL", 1, np.ceil, True, "smallest integer not below x"),
     ("fmod", "OP_FMOD", 2, np.fmod, False, "remainder of x / y with the sign of x"),
-    ("remainder", "OP_REMAINDER", 2, lambda x, y: x - y * np.rint(x / y), False, "x - y rint(x / y)"),
+    ("remainder", "OP_REMAINDER", 2, _remainder, False, "x - y rint(x / y)"),
     ("fabs", "OP_FABS", 1, np.abs, True, "|x|"),
     ("sign", "OP_SIGN", 1, np.sign, True, "-1, 0 or 1"),
     ("copysign", "OP_COPYSIGN", 2, np.copysign, True, "|x| with the sign of y"),

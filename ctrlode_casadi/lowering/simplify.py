@@ -61,6 +61,8 @@ class _Rewriter:
         return self.b.emit(ins.op, args, n, ins.attr)
 
     def gather(self, source: int, index: np.ndarray) -> int:
+        if not np.any(index >= 0):
+            return self.b.const(np.zeros(index.size))
         while True:
             made = self.definition(source)
             if made is None:
