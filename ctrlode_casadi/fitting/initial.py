@@ -13,8 +13,9 @@ import casadi as ca
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base.arrays import Float64Array, check_shape, floats
+from ..base.arrays import Float64Array, FloatArray, floats
 from ..base.errors import DataError, ModelError
+from ..integrate.problem import check_states
 from ..lowering.batched import CompiledFunction
 from ..model.network import check_free, column
 from ..model.ode import ControlledODE
@@ -88,13 +89,15 @@ class Start(ABC):
         """Change of the states along v, (B, nx)."""
         return np.zeros_like(self.states(theta))
 
+    @abstractmethod
     def pullback(self, theta: NDArray[Any], x0_bar: NDArray[Any], theta_bar: Float64Array) -> None:
         """Add the adjoint of the states."""
 
     def pullback_tangent(
         self, theta: NDArray[Any], v: NDArray[Any], dx0_bar: NDArray[Any], theta_bar: Float64Array
     ) -> None:
-        """Add the adjoint of the tangent."""
+        """Add the adjoint of the tangent; nothing where the states are linear in theta."""
+        return
 
     def parameter_jacobian(self, theta: NDArray[Any]) -> NDArray[Any] | None:
         """Derivative with respect to the model's parameters."""
@@ -118,11 +121,14 @@ class GivenStates(Start):
     def states(self, theta: NDArray[Any]) -> NDArray[Any]:
         return self._x0
 
+    def pullback(self, theta: NDArray[Any], x0_bar: NDArray[Any], theta_bar: Float64Array) -> None:
+        return
+
 
 class FreeStates(Start):
     """Estimated initial states. `columns` is (B, nx)."""
 
-    def __init__(self, guess: Float64Array, mask: NDArray[np.bool_], size: int, n_params: int, dtype: Any) -> None:
+    def __init__(self, guess: FloatArray, mask: NDArray[np.bool_], size: int, n_params: int, dtype: Any) -> None:
         rows = guess.shape[0]
         self._shared = rows == 1
         self._guess, self._mask = guess, mask
@@ -148,7 +154,7 @@ class FreeStates(Start):
         np.add.at(theta_bar, self._entries, x0_bar[self._free])
 
     def guess(self) -> Float64Array:
-        return self._guess[self._mask]
+        return self._guess[self._mask].astype(np.float64)
 
     def names(self, state_names: tuple[str, ...]) -> list[str]:
         where = np.argwhere(self._mask)
@@ -199,27 +205,9 @@ class ComputedStates(Start):
         return flat.reshape(flat.shape[0], -1, self._n)
 
 
-def state_rows(name: str, value: Any, nx: int) -> Float64Array:
-    """Initial states as (1 or B, nx); a trailing axis may be left out where nx is 1."""
-    array = real(name, value)
-    if array.ndim == 0 and nx == 1:
-        array = array.reshape(1)
-    if array.ndim == 1 and nx == 1 and array.size != 1:
-        array = array[:, None]
-    check_shape(name, array.shape, (("nx", nx),) if array.ndim == 1 else ("B", ("nx", nx)))
-    return np.atleast_2d(array)
-
-
-def real(name: str, value: Any, *, finite: bool | str = True) -> Float64Array:
-    """A user's array of either float type as float64."""
-    single = isinstance(value, np.ndarray) and value.dtype == np.float32
-    array = floats(name, value, dtype=np.float32 if single else np.float64, finite=finite)
-    return array.astype(np.float64, copy=False)
-
-
-def free_guess(x0: Free, nx: int) -> tuple[Float64Array, NDArray[np.bool_]]:
+def free_guess(x0: Free, nx: int, dtype: Any) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Guess and mask of a `Free`, checked, both (1 or B, nx)."""
-    guess = state_rows("x0 (Free guess)", x0.guess, nx)
+    guess = check_states("x0 (Free guess)", x0.guess, nx, dtype)
     if x0.mask is None:
         return guess, np.ones(guess.shape, bool)
     mask = np.asarray(x0.mask)
@@ -231,10 +219,10 @@ def free_guess(x0: Free, nx: int) -> tuple[Float64Array, NDArray[np.bool_]]:
     return guess, np.array(np.broadcast_to(mask, guess.shape))
 
 
-def encoder_inputs(x0: InitialState, first_rows: Float64Array | None) -> Float64Array:
+def encoder_inputs(x0: InitialState, first_rows: FloatArray | None, dtype: Any) -> FloatArray:
     """Rows d0 of an `InitialState`, (1 or B, n)."""
     if x0.inputs is not None:
-        rows = real("x0 (InitialState inputs)", x0.inputs)
+        rows = floats("x0 (InitialState inputs)", x0.inputs, dtype=dtype)
         if rows.ndim not in (1, 2):
             raise DataError(f"x0 (InitialState inputs): expected shape (B, n) or (n,), got {rows.shape}")
         return np.atleast_2d(rows)

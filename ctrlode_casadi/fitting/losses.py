@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..base.arrays import Float64Array
+from ..base.arrays import Float64Array, FloatArray
 from ..base.errors import DataError, unknown_name
 
 #: Width of the smooth bottom of "mae_smooth" relative to the standard deviation of the data.
@@ -60,7 +60,7 @@ def find_loss(name: object) -> Loss:
     return LOSSES[name]
 
 
-def widths(data: Float64Array) -> Float64Array:
+def widths(data: FloatArray) -> Float64Array:
     """Width of "mae_smooth" for each output: SMOOTHING times the standard deviation of its data present.
 
     Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,22 @@ def _stack(parts: Sequence[PieceArrays], dtype: np.dtype[Any]) -> PieceArrays:
 
 
 @dataclass(frozen=True, eq=False)
+class ControlBars:
+    """Adjoint of the controls of one chunk of trajectories.
+
+    Attributes
+    ----------
+    coefficients
+        (b, Nb, nu, d + 1) from the integration; b is 1 for a shared control.
+    saves
+        (b, T, nu) from costs at the save times, or None.
+    """
+
+    coefficients: NDArray[Any]
+    saves: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Save times and controls of B trajectories, checked; everything about a simulation but x0 and p.
 
@@ -107,6 +123,7 @@ class Batch:
     nu: int
     dtype: np.dtype[Any]
     _kept: dict[tuple[int, int], PieceArrays] = field(default_factory=dict, repr=False)
+    _saved: dict[tuple[int, int], NDArray[Any]] = field(default_factory=dict, repr=False)
     #: Rows of shared fixed steps, one entry per solver; belongs to the engine.
     plans: dict[Any, Any] = field(default_factory=dict, repr=False)
     #: Task tables that engines have prepared for this batch.
@@ -160,32 +177,68 @@ class Batch:
         breaks, anchors = p.breaks, p.anchors
         return piece_arrays(breaks, p.stops, anchors, p.coefficients, self.dtype)
 
-    def values_adjoint(self, bars: Sequence[NDArray[Any]]) -> Any:
-        """Adjoint of the knot values from that of the coefficients.
+    def saved_controls(self, start: int, stop: int) -> NDArray[Any]:
+        """Controls at the save times of trajectories start..stop-1, (b, T, nu), b = 1 where all are the same.
 
-        Parameters
-        ----------
-        bars
-            One array (b, Nb, nu, d + 1) per chunk, b = 1 for a shared control.
+        At a knot a piecewise constant control has the value of its side, as in ``controls(t)``, which need not be that
+        of the piece integrated next.
+        """
+        shared = self.shared_controls and self.ts.shape[0] == 1
+        key = (-1, -1) if shared else (-1 - start, -1 - stop)
+        kept = self._saved.get(key)
+        if kept is not None:
+            return kept
+        shape = (1 if shared else stop - start, self.n_save, self.nu)
+        out = np.zeros(shape, self.dtype)
+        for rows, control, times in self._parts(start, stop):
+            out[rows] = control(times)
+        if out.nbytes * -(-self.size // max(stop - start, 1)) <= KEEP_BYTES or shared:
+            self._saved[key] = out
+        return out
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[slice, Any, NDArray[np.float64]]]:
+        """(rows of the chunk, control, save times (T,) or (b, T)) of the objects that together make a chunk."""
+        if self.controls is None:
+            return
+        own_times = self.ts.shape[0] > 1
+        if isinstance(self.controls, list):
+            for b in range(start, stop):
+                yield slice(b - start, b - start + 1), self.controls[b], self.ts[b if own_times else 0]
+        elif self.shared_controls:
+            yield slice(0, stop - start), self.controls, self.ts[start:stop] if own_times else self.ts[0]
+        else:
+            times = self.ts[start:stop] if own_times else self.ts[0]
+            yield slice(0, stop - start), self.controls[start:stop], times
+
+    def values_adjoint(self, bars: Sequence[ControlBars]) -> Any:
+        """Adjoint of the knot values from the adjoints of all chunks.
 
         Returns
         -------
         ndarray of the shape of the control's values, or a list of them for a list of controls.
         """
-        t0, t1 = self.span()
-        if self.shared_controls:
-            total = np.sum(bars, axis=0)
-            return self.controls.pieces_adjoint(t0, t1, total, 0, 1)
-        if not isinstance(self.controls, list):
-            parts = [
-                self.controls.pieces_adjoint(t0, t1, bar, start, stop)
-                for bar, (start, stop) in zip(bars, self.chunks(), strict=True)
-            ]
-            return np.concatenate(parts)
-        out = []
-        for bar, (start, stop) in zip(bars, self.chunks(), strict=True):
-            for b in range(start, stop):
-                a, z = self.span(b)
-                own = self._of(self.controls[b], a, z, 0, 1).coefficients.shape
-                out.append(self.controls[b].pieces_adjoint(a, z, bar[b - start][None, : own[1], :, : own[3]], 0, 1)[0])
+        parts = list(zip(bars, self.chunks(), strict=True))
+        if isinstance(self.controls, list):
+            return [v for bar, (start, stop) in parts for v in self._list_adjoint(bar, start, stop)]
+        pieces = [self._chunk_adjoint(bar, start, stop) for bar, (start, stop) in parts]
+        return np.sum(pieces, axis=0) if self.shared_controls else np.concatenate(pieces)
+
+    def _chunk_adjoint(self, bar: ControlBars, start: int, stop: int) -> NDArray[Any]:
+        rows = (0, 1) if self.shared_controls else (start, stop)
+        out = self.controls.pieces_adjoint(*self.span(), bar.coefficients.astype(np.float64), *rows)
+        if bar.saves is not None:
+            for _, control, times in self._parts(start, stop):
+                saves = bar.saves.astype(np.float64)
+                whole = self.shared_controls and times.ndim == 1
+                out = out + control.vjp(times, saves.sum(axis=0, keepdims=True) if whole else saves)
         return out
+
+    def _list_adjoint(self, bar: ControlBars, start: int, stop: int) -> Iterator[NDArray[Any]]:
+        for rows, control, times in self._parts(start, stop):
+            span = self.span(start + rows.start)
+            shape = self._of(control, *span, 0, 1).coefficients.shape
+            coefficients = bar.coefficients[rows, : shape[1], :, : shape[3]].astype(np.float64)
+            out = control.pieces_adjoint(*span, coefficients, 0, 1)
+            if bar.saves is not None:
+                out = out + control.vjp(times, bar.saves[rows].astype(np.float64))
+            yield out[0]

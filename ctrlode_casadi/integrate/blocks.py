@@ -188,7 +188,7 @@ def run_block(a: Ints, block: Int, group: Int) -> Int:
     if code != s.DONE:
         return code
     write_results(a)
-    if mode == s.SIMULATE or mode == s.VJP and a[s.X_AT] != 0:
+    if mode == s.SIMULATE or (mode == s.VJP and a[s.X_AT] != 0):
         write_saves(a)
     if mode == s.SIMULATE:
         return code
@@ -229,7 +229,16 @@ def run_reverse(a: Ints, group: Int) -> Int:
 
 @sweep
 def start_group(a: Ints, group: Int) -> None:
-    """Zero the accumulators of all kernels and, for a control shared by all, the group's adjoint of it."""
+    """Zero the accumulators of all kernels and, for a control shared by all, the group's adjoint of it.
+
+    A group may start anew after its work arrays were enlarged; what it adds up must then be zero again.
+    """
+    if a[s.WANT_U] and a[s.MODE] == s.GRADIENT:
+        first = (group * a[s.BLOCKS] // a[s.GROUPS]) * a[s.LANES]
+        last = min(((group + 1) * a[s.BLOCKS] // a[s.GROUPS]) * a[s.LANES], a[s.BATCH])
+        saves = reals(a[s.U_SAVES_BAR_AT])
+        for e in range(first * a[s.NT] * a[s.NU], last * a[s.NT] * a[s.NU]):
+            saves[e] = 0.0
     if a[s.WANT_U] and a[s.OWN_COEF_BAR] == 0:
         size = a[s.NB] * a[s.NU] * a[s.POWERS]
         bars = reals(a[s.COEF_BAR_AT] + group * size * a[s.ITEM])

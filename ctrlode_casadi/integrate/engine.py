@@ -15,107 +15,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base.status import Status
 from . import slots as s
 from . import threads, workspace
-from .batch import Batch, PieceArrays
+from .batch import Batch, ControlBars, PieceArrays
 from .method import make_method
+from .results import Call, Gradient, Sweep, new_sweep
 from .solvers import RungeKutta
 from .sweeps import call_kernel, load_sweeps
 from .workspace import Sizes, Workspace, WorkspaceList, padded
+
+__all__ = ["Engine", "Gradient", "Sweep"]
 
 MAX_GROUPS = 64
 _FIRST_ROWS = 512
 
 
-@dataclass(frozen=True, eq=False)
-class Sweep:
-    """What every call reports per trajectory.
-
-    Attributes
-    ----------
-    status
-        (B,) codes of `Status`.
-    reached
-        (B,) number of save times with a valid state.
-    n_steps, n_rejected, n_rhs
-        (B,) accepted steps, rejected trials and evaluations of the right-hand side of the forward sweep.
-    """
-
-    status: NDArray[np.int64]
-    reached: NDArray[np.int64]
-    n_steps: NDArray[np.int64]
-    n_rejected: NDArray[np.int64]
-    n_rhs: NDArray[np.int64]
-
-    @property
-    def success(self) -> NDArray[np.bool_]:
-        """(B,) whether each trajectory reached its last save time."""
-        return self.status == Status.SUCCESS
-
-
-def _new_sweep(size: int) -> Sweep:
-    arrays = np.zeros((5, size), np.int64)
-    arrays[0] = int(Status.INTERRUPTED)
-    return Sweep(*arrays)
-
-
-@dataclass(frozen=True, eq=False)
-class Gradient:
-    """Result of a reverse sweep.
-
-    Attributes
-    ----------
-    p_bar
-        (np,) adjoint of the parameters.
-    x0_bar
-        (B, nx) adjoint of the initial states; zero for a failed trajectory.
-    control_bars
-        Adjoint of the control coefficients, one array per chunk of trajectories, for `Batch.values_adjoint`; None
-        unless asked for.
-    sweep
-        Status and counters.
-    loss
-        (B,) cost of each trajectory, infinite where it failed; None when seeds were given.
-    """
-
-    p_bar: NDArray[Any]
-    x0_bar: NDArray[Any]
-    control_bars: list[NDArray[Any]] | None
-    sweep: Sweep
-    loss: NDArray[np.float64] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """One call's arrays: inputs common to all chunks and outputs for the whole batch."""
-
-    mode: int
-    batch: Batch
-    x0: NDArray[Any]
-    sweep: Sweep
-    want_u: bool = False
-    checkpoints: int = 0
-    x: NDArray[Any] | None = None
-    seeds: NDArray[Any] | None = None
-    d: NDArray[Any] | None = None
-    w: NDArray[Any] | None = None
-    scale: NDArray[np.float64] | None = None
-    loss: NDArray[np.float64] | None = None
-    x0_bar: NDArray[Any] | None = None
-
-    @property
-    def backward(self) -> bool:
-        return self.mode in (s.VJP, s.GRADIENT)
-
-
 @dataclass(eq=False)
 class _Prepared:
-    """What calls of one kind on one chunk of a batch have in common."""
+    """What calls of one kind on one chunk of a batch have in common; `held` keeps alive what the table points to."""
 
     table: NDArray[np.int64]
     sizes: Sizes
-    pieces: PieceArrays
+    held: tuple[Any, ...]
     plan: tuple[Any, ...] | None
     groups: int
     bar_shape: tuple[int, ...]
@@ -181,7 +102,7 @@ class Engine:
     def simulate(self, batch: Batch, x0: NDArray[Any], p: NDArray[Any]) -> tuple[NDArray[Any], Sweep]:
         """States (B, T, nx) at the save times and the sweep's report. x0 (B, nx), p (np,), of the engine's dtype."""
         x = np.empty((batch.size, batch.n_save, self.nx), self.dtype)
-        call = _Call(s.SIMULATE, batch, x0, _new_sweep(batch.size), x=x)
+        call = Call(s.SIMULATE, batch, x0, new_sweep(batch.size), x=x)
         self._run(call, p)
         return x, call.sweep
 
@@ -198,8 +119,8 @@ class Engine:
     ) -> Gradient:
         """Discrete adjoint for seeds (B, T, nx) of the states at the save times; `x` (B, T, nx) receives the states."""
         x0_bar = np.zeros((batch.size, self.nx), self.dtype)
-        call = _Call(
-            s.VJP, batch, x0, _new_sweep(batch.size), want_u and self.nu > 0, checkpoints or 0, x, seeds, x0_bar=x0_bar
+        call = Call(
+            s.VJP, batch, x0, new_sweep(batch.size), want_u and self.nu > 0, checkpoints or 0, x, seeds, x0_bar=x0_bar
         )
         p_bar, bars = self._run(call, p)
         return Gradient(p_bar, x0_bar, bars, call.sweep)
@@ -212,7 +133,7 @@ class Engine:
         d (B or 1, T, nd) and w (B or 1, T, nw) hold data and weights; entries must be finite.
         """
         loss = np.zeros(batch.size)
-        call = _Call(s.LOSS, batch, x0, _new_sweep(batch.size), d=d, w=w, scale=np.ones(batch.size), loss=loss)
+        call = Call(s.LOSS, batch, x0, new_sweep(batch.size), d=d, w=w, scale=np.ones(batch.size), loss=loss)
         self._run(call, p)
         return loss, call.sweep
 
@@ -230,8 +151,8 @@ class Engine:
     ) -> Gradient:
         """Costs as in `losses`, and the gradient of ``sum(scale * loss)`` over the trajectories that succeed."""
         loss, x0_bar = np.zeros(batch.size), np.zeros((batch.size, self.nx), self.dtype)
-        call = _Call(
-            s.GRADIENT, batch, x0, _new_sweep(batch.size), want_u and self.nu > 0, checkpoints or 0,
+        call = Call(
+            s.GRADIENT, batch, x0, new_sweep(batch.size), want_u and self.nu > 0, checkpoints or 0,
             d=d, w=w, scale=scale, loss=loss, x0_bar=x0_bar,
         )  # fmt: skip
         p_bar, bars = self._run(call, p)
@@ -239,9 +160,9 @@ class Engine:
 
     # --- one call ------------------------------------------------------------------------------------------------
 
-    def _run(self, call: _Call, p: NDArray[Any]) -> tuple[NDArray[Any], list[NDArray[Any]] | None]:
+    def _run(self, call: Call, p: NDArray[Any]) -> tuple[NDArray[Any], list[ControlBars] | None]:
         p_bar = np.zeros(self.n_params, self.dtype)
-        bars: list[NDArray[Any]] = []
+        bars: list[ControlBars] = []
         unis = [self._prologue(k, p) for k in (self.kernels, self.cost, self.terminal)]
         for start, stop in call.batch.chunks():
             part, bar = self._run_chunk(call, start, stop, unis)
@@ -261,13 +182,17 @@ class Engine:
         return uni
 
     def _run_chunk(
-        self, call: _Call, start: int, stop: int, unis: Sequence[NDArray[Any] | None]
-    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        self, call: Call, start: int, stop: int, unis: Sequence[NDArray[Any] | None]
+    ) -> tuple[NDArray[Any], ControlBars | None]:
         ready = self._prepared(call, start, stop)
         p_bars = np.zeros((ready.groups if call.backward else 1, self.n_params), self.dtype)
         bars = np.zeros(ready.bar_shape, self.dtype) if call.want_u else None
+        saves = None
+        if call.want_u and call.mode == s.GRADIENT:
+            saves = np.zeros((stop - start, call.batch.n_save, self.nu), self.dtype)
         flags = np.zeros(2, np.int64)  # cancel, counter of groups
         table = self._complete(call, start, ready, unis, flags, p_bars, bars)
+        table[s.U_SAVES_BAR_AT] = _address(saves)
         run_groups, idle, own_rows = self._sweeps.run_groups, self._idle, ready.own_rows
 
         def work() -> None:
@@ -285,10 +210,12 @@ class Engine:
         began = time.perf_counter()
         threads.run_workers(work, min(self.n_threads, ready.groups), flags, ready.seconds)
         ready.seconds = time.perf_counter() - began
-        bar = bars if bars is None or not call.batch.shared_controls else bars.sum(axis=0, keepdims=True)
-        return p_bars.sum(axis=0), bar
+        if bars is None:
+            return p_bars.sum(axis=0), None
+        total = bars.sum(axis=0, keepdims=True) if call.batch.shared_controls else bars
+        return p_bars.sum(axis=0), ControlBars(total, saves)
 
-    def _prepared(self, call: _Call, start: int, stop: int) -> _Prepared:
+    def _prepared(self, call: Call, start: int, stop: int) -> _Prepared:
         """What calls of one kind on one chunk have in common, kept with the batch."""
         batch, key = call.batch, (self._token, call.mode, call.want_u, call.checkpoints, start)
         found: _Prepared | None = batch.prepared.get(key)
@@ -305,14 +232,17 @@ class Engine:
         table[[s.SN, s.SM, s.RECORD]] = sizes.sn, sizes.sm, sizes.record
         table[[s.OFF_U, s.OFF_T, s.OFF_TAPE]] = sizes.sn, sizes.sn + sizes.sm, sizes.sn + sizes.sm + sizes.sl
         bar_shape = (stop - start if own_bar else groups, *pieces.coefficients.shape[1:])
-        made = _Prepared(table, sizes, pieces, plan, groups, bar_shape, self._rows)
+        saved = batch.saved_controls(start, stop) if call.mode in (s.LOSS, s.GRADIENT) else None
+        if saved is not None:
+            table[[s.U_SAVES_AT, s.OWN_U]] = _address(saved), saved.shape[0] > 1
+        made = _Prepared(table, sizes, (pieces, saved), plan, groups, bar_shape, self._rows)
         if batch.keeps(start, stop):
             batch.prepared[key] = made
         return made
 
     def _complete(
         self,
-        call: _Call,
+        call: Call,
         start: int,
         ready: _Prepared,
         unis: Sequence[NDArray[Any] | None],
@@ -382,7 +312,7 @@ class Engine:
         table[s.JUMPS] = pieces.jumps
 
     def _table(
-        self, call: _Call, start: int, stop: int, pieces: PieceArrays, plan: tuple[Any, ...] | None
+        self, call: Call, start: int, stop: int, pieces: PieceArrays, plan: tuple[Any, ...] | None
     ) -> NDArray[np.int64]:
         """Task table of a chunk without the work arrays and the caller's arrays."""
         table = np.zeros(s.SIZE, np.int64)
@@ -406,7 +336,7 @@ class Engine:
                 table[base + s.N_ACC] = kernels.n_acc
         return table
 
-    def _sizes(self, call: _Call, pieces: PieceArrays, plan: tuple[Any, ...] | None) -> Sizes:
+    def _sizes(self, call: Call, pieces: PieceArrays, plan: tuple[Any, ...] | None) -> Sizes:
         """Sizes of a call's work arrays."""
         kernels, costs = self.kernels, [k for k in (self.cost, self.terminal) if k is not None]
         lanes, item, tab = kernels.lanes, self.dtype.itemsize, self.method.tableau

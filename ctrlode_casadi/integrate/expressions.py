@@ -16,10 +16,11 @@ import casadi as ca
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base.arrays import Float64Array, floats, to_dm
-from ..base.errors import ControlError, DataError, SolverError, UnsupportedOperation
+from ..base.arrays import Float64Array, to_dm
+from ..base.errors import ControlError, SolverError, UnsupportedOperation
 from ..controls.control import Control
 from ..model.ode import ControlledODE
+from .problem import check_times
 from .tableaus import Tableau
 
 
@@ -154,7 +155,7 @@ def simulation_function(
             f"simulation; use fixed steps, {name}(steps_per_interval=...), or the compiled callback, which "
             "has first derivatives"
         )
-    times = save_times(ts)
+    times = check_times(ts)
     check_single(model, controls)
     x0, p = ca.MX.sym("x0", model.nx), ca.MX.sym("p", model.np)
     U = ca.MX.sym("U", *control_shape(controls))
@@ -172,21 +173,6 @@ def simulation_function(
 def control_shape(controls: Control | None) -> tuple[int, int]:
     """Shape (nu, K) of the control values of one trajectory as a CasADi matrix; (0, 0) without control."""
     return (0, 0) if controls is None else (controls.nu, int(controls.values.shape[1]))
-
-
-def save_times(ts: Any) -> Float64Array:
-    """Save times of one trajectory, checked: (T,) with T >= 1, finite and strictly increasing."""
-    times: Any = floats("ts", ts, ("T",))
-    if times.size == 0:
-        raise DataError("ts: expected at least one save time, ts[0] being the initial time, got none")
-    bad = np.flatnonzero(~(np.diff(times) > 0))
-    if bad.size:
-        k = int(bad[0])
-        raise DataError(
-            f"ts: must be strictly increasing, got ts[{k}]={float(times[k])!r} and ts[{k + 1}]="
-            f"{float(times[k + 1])!r}; sort the save times and remove repeated ones"
-        )
-    return np.array(times, dtype=np.float64)
 
 
 def check_single(model: ControlledODE, controls: Control | None) -> None:

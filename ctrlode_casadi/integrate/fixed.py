@@ -29,7 +29,7 @@ def plan_lane(a: Ints, lane: Int, head: Int, stride: Int, capacity: Int) -> Int:
             right = ts[k]
             if q < last and breaks[q + 1] < right - slack(right):
                 right = breaks[q + 1]
-            steps = limit if limit > 0 else int(math.ceil((right - left) / dt * (1.0 - 1e-12)))
+            steps = limit if limit > 0 else int(math.ceil((right - left) / dt * (1.0 - 1e-12)))  # noqa: RUF046
             steps = max(steps, 1)
             step = (right - left) / steps
             for i in range(steps):
@@ -78,7 +78,7 @@ def plan_block(a: Ints) -> Int:
 @sweep
 def forward_fixed(a: Ints, keep: Bool) -> Int:
     """Sweep the planned rows. With `keep`, states of all rows and tapes of the last ones stay for the reverse sweep."""
-    lanes, sn, n, rows = a[s.LANES], a[s.SN], a[s.N], a[s.ROWS]
+    sn, n, rows = a[s.SN], a[s.N], a[s.ROWS]
     ring, row_bytes = a[s.TAPE_ROWS], a[s.STAGES] * a[s.RECORD]
     saved, uniform = ints(a[s.ROW_SAVED_AT]), a[s.LH] == 1
     x = a[s.STATES_AT]
@@ -121,10 +121,10 @@ def save_lanes(a: Ints, row: Int, x: Int, x_new: Int) -> None:
 def is_finite(a: Ints, x_at: Int, lane: Int) -> Bool:
     """Whether a lane's state has no infinity and no NaN."""
     x = reals(x_at)
+    finite = True
     for e in range(lane, a[s.N], a[s.LANES]):
-        if not math.isfinite(x[e]):
-            return False
-    return True
+        finite = finite and math.isfinite(x[e])
+    return finite
 
 
 @sweep

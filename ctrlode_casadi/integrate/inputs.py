@@ -156,7 +156,7 @@ def stage_times(a: Ints, row: Int, i: Int, t_at: Int) -> Bool:
 @sweep
 def evaluate_controls(a: Ints, same: Bool, u_at: Int) -> None:
     """u = the pieces' polynomials at the local times, [nu][L]."""
-    lanes, nu, powers, m, sm = a[s.LANES], a[s.NU], a[s.POWERS], a[s.M], a[s.SM]
+    lanes, powers, m, sm = a[s.LANES], a[s.POWERS], a[s.M], a[s.SM]
     piece = ints(a[s.LANE_I_AT] + 8 * s.I_STAGE_PIECE * lanes)
     if same:
         row = a[s.CF_AT] + piece[0] * powers * sm

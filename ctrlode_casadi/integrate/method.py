@@ -34,7 +34,7 @@ class Method:
 
 
 def _backward_rows(tab: Tableau) -> list[NDArray[np.float64]]:
-    """Rows of kbar_i = h (sum_j a_ji Xbar_j + b_i lambda), lambda in column S: first without, then with extra stages."""
+    """Rows of kbar_i = h (sum_j a_ji Xbar_j + b_i lambda), lambda in column S; without, then with extra stages."""
     rows = []
     for active in (tab.main, tab.stages):
         for i in range(tab.stages):

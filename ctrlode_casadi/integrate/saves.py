@@ -49,7 +49,9 @@ def weight(a: Ints, i: Int, theta: Float) -> Float:
 
 
 @sweep
-def save_lane(a: Ints, lane: Int, first: Int, last: Int, t: Float, h: Float, t_end: Float, x_at: Int, x_new_at: Int) -> None:
+def save_lane(
+    a: Ints, lane: Int, first: Int, last: Int, t: Float, h: Float, t_end: Float, x_at: Int, x_new_at: Int
+) -> None:
     """Write saves first..last-1 of a lane from the step (t, h)."""
     lanes = a[s.LANES]
     ts = doubles(save_row(a, lane))

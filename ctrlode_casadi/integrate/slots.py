@@ -22,20 +22,17 @@ from __future__ import annotations
 # Row strides of arrays that may be shared by all trajectories: 0 (shared) or 1.
 (OWN_TS, OWN_BREAKS, OWN_STOPS, OWN_COEF, OWN_D, OWN_W, OWN_COEF_BAR) = range(41, 48)
 # Addresses of the caller's arrays.
-(CANCEL_AT, COUNTER_AT, TS_AT, COUNT_AT, BREAKS_AT, STOPS_AT, ANCHORS_AT, COEF_AT, X0_AT, D_AT, W_AT, SCALE_AT) = range(
-    48, 60
-)
-(X_AT, XBAR_AT, LOSS_AT, STATUS_AT, REACHED_AT, STEPS_AT, REJECTED_AT, RHS_AT, P_BAR_AT, X0_BAR_AT, COEF_BAR_AT) = range(
-    60, 71
-)
+(CANCEL_AT, COUNTER_AT, TS_AT, COUNT_AT, BREAKS_AT, STOPS_AT, ANCHORS_AT, COEF_AT) = range(48, 56)
+(X0_AT, D_AT, W_AT, SCALE_AT) = range(56, 60)
+(X_AT, XBAR_AT, LOSS_AT, STATUS_AT, REACHED_AT, STEPS_AT, REJECTED_AT, RHS_AT) = range(60, 68)
+(P_BAR_AT, X0_BAR_AT, COEF_BAR_AT) = range(68, 71)
 # The method's arrays: nodes, first stage with the same node, sparse rows forward and backward, dense-output weights.
 (C_AT, ALIAS_AT, F_PTR_AT, F_COL_AT, F_VAL_AT, B_PTR_AT, B_COL_AT, B_VAL_AT, P_AT, CONTROL_AT, ATOL_AT) = range(71, 82)
 # Rows of the sweep, one per step of the block: t, h, end, piece, saves done, flags, record of the first stage.
 (ROW_T_AT, ROW_H_AT, ROW_E_AT, ROW_PIECE_AT, ROW_SAVED_AT, ROW_FLAG_AT, ROW_FIRST_AT) = range(82, 89)
 # Work arrays of one thread.
-(STATES_AT, TAPES_AT, SCRATCH_AT, K_AT, BARS_AT, DENSE_AT, HX_AT, X_NEW_AT, ERR_AT, K_BAR_AT, SAVES_AT, SEEDS_AT) = range(
-    89, 101
-)
+(STATES_AT, TAPES_AT, SCRATCH_AT, K_AT, BARS_AT, DENSE_AT, HX_AT, X_NEW_AT) = range(89, 97)
+(ERR_AT, K_BAR_AT, SAVES_AT, SEEDS_AT) = range(97, 101)
 (CF_AT, CF_BAR_AT, SU_AT, U_BAR_AT, T_BAR_AT, LANE_F_AT, LANE_I_AT, STACK_AT) = range(101, 109)
 (IN_AT, OUT_AT, BACK_IN_AT, BACK_OUT_AT) = range(109, 113)
 # Work arrays of the cost kernels.
@@ -46,7 +43,9 @@ from __future__ import annotations
 (VALUE, VALUE_TAPE, ADJOINT, FINISH, UNI_AT, ACC_AT, N_ACC) = range(7)
 #: Lanes whose times differ in the current row: 1 when all lanes take the same step.
 ROW_LANES = 147
-SIZE = 148
+# Controls at the save times and their adjoint, for costs.
+(U_SAVES_AT, OWN_U, U_SAVES_BAR_AT) = range(148, 151)
+SIZE = 151
 
 # Rows of the lane arrays: float64 quantities ...
 (F_T, F_H, F_ERR, F_TAU, F_END, F_TRY, F_NORM, F_LOSS, F_ROWS) = range(9)

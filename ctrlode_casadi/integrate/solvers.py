@@ -6,11 +6,16 @@ import math
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..base.errors import SolverError
 from . import tableaus
 from .tableaus import Tableau
+
+if TYPE_CHECKING:
+    import casadi as ca
+
+    from ..model.ode import ControlledODE
 
 
 def _positive(owner: str, name: str, value: object, *, zero: bool = False) -> None:
@@ -56,10 +61,17 @@ class RungeKutta:
         """Whether the step size is controlled by an error estimate."""
         return False
 
+    def step_function(self, model: ControlledODE, dt: float) -> ca.Function:
+        """One step of length dt as a `casadi.Function` (t, x, u, p) -> xf; see `expressions.step_function`."""
+        from .expressions import step_function
+
+        return step_function(self, model, dt)
+
     def __post_init__(self) -> None:
         name = type(self).__name__
         if self.steps_per_interval is not None and self.dt is not None:
-            raise SolverError(f"{name}: give steps_per_interval or dt, not both (got {self.steps_per_interval!r} and {self.dt!r})")
+            got = f"steps_per_interval={self.steps_per_interval!r} and dt={self.dt!r}"
+            raise SolverError(f"{name}: give steps_per_interval or dt, not both; got {got}")
         if self.steps_per_interval is not None:
             _count(name, "steps_per_interval", self.steps_per_interval)
         if self.dt is not None:
@@ -101,7 +113,7 @@ class _Embedded(RungeKutta):
         super().__post_init__()
         name = type(self).__name__
         _positive(name, "rtol", self.rtol, zero=True)
-        if isinstance(self.atol, numbers.Real):
+        if isinstance(self.atol, int | float | numbers.Real):
             _positive(name, "atol", self.atol, zero=True)
         else:
             try:

@@ -6,6 +6,7 @@ work with the calling thread; a long one leaves it to the pool, so that the call
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -75,13 +76,10 @@ def run_workers(work: Callable[[], None], count: int, cancel: NDArray[np.int64],
         if short:
             work()
         for future in futures:
-            while True:
-                try:
+            while not future.done():
+                with contextlib.suppress(TimeoutError):
                     future.result(timeout=0.2)
-                    break
-                except TimeoutError:
-                    if future.done():
-                        raise
+            future.result()
     except BaseException:
         cancel[0] = 1
         for future in futures:

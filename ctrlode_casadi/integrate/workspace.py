@@ -13,9 +13,9 @@ from . import slots as s
 
 REGISTER = 64
 _N_ROWS = s.ROW_SAVED_AT - s.ROW_T_AT + 1  # the row arrays that a shared plan replaces come first
-#: Kernel tapes kept per thread, in bytes: the last steps' tapes stay in the second-level cache, earlier ones are made
+#: Kernel tapes kept per thread, in bytes: the last steps have theirs, those of earlier ones are made
 #: again in the reverse sweep.
-TAPE_BYTES = 1 << 20
+TAPE_BYTES = 4 << 20
 
 
 def padded(count: int, item: int) -> int:
@@ -157,4 +157,4 @@ class WorkspaceList:
         return {"_limit": self._limit}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**{"limit": state["_limit"]})  # type: ignore[misc]
+        self.__init__(state["_limit"])  # type: ignore[misc]

@@ -195,7 +195,9 @@ class CompiledFunction:
             shared = ", ".join(n for n, s in zip(self.name_in, pattern, strict=True) if s) or "nothing"
             origin = "from the cache" if k.from_cache else f"compiled in {k.compile_seconds:.2f} s"
             form = f"{k.registers} x {k.width}" if k.lanes > 1 else "vectors over the entries"
-            lines.append(f"  shared {shared}: {k.lanes} lanes ({form}), {k.code_bytes / 1024:.1f} KiB of code, {origin}")
+            lines.append(
+                f"  shared {shared}: {k.lanes} lanes ({form}), {k.code_bytes / 1024:.1f} KiB of code, {origin}"
+            )
         if self._tangent is not None:
             lines += ["tangents:", *("  " + line for line in self._tangent.explain().splitlines()[2:])]
         return "\n".join(lines)
@@ -207,9 +209,7 @@ class CompiledFunction:
             )
         return [_argument(*part, self._dtype) for part in zip(self.name_in, inputs, self._in, strict=True)]
 
-    def _per_part(
-        self, what: str, values: Any, names: Sequence[str], shapes: Sequence[_Shape]
-    ) -> list[_Argument]:
+    def _per_part(self, what: str, values: Any, names: Sequence[str], shapes: Sequence[_Shape]) -> list[_Argument]:
         """Seeds or tangents: one for each name, None is zero."""
         parts = [values] if len(names) == 1 and not _is_single(values) else values
         if not isinstance(parts, (list, tuple)) or len(parts) != len(names):

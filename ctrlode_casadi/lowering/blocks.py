@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -230,7 +231,7 @@ class Batch:
         blocks = -(-self.size // lanes)
         n = max(1, min(SHARES, blocks, self.size * max(numbers_per_row, 1) // LEAST_SHARE))
         bounds = [min(k * blocks // n * lanes, self.size) for k in range(n + 1)]
-        return [slice(*pair) for pair in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
     def over(self, work: Callable[[slice], Array | None], shares: Sequence[slice]) -> Iterator[Array | None]:
         """Results of ``work`` for each share, in order."""
@@ -242,7 +243,7 @@ class Batch:
 def _contiguous(rows: Array) -> Array:
     """The rows with contiguous entries."""
     fits = rows.strides[1] == rows.itemsize and rows.strides[0] % rows.itemsize == 0
-    return rows if fits or rows.shape[1] <= 1 and rows.strides[0] % rows.itemsize == 0 else np.ascontiguousarray(rows)
+    return rows if fits or (rows.shape[1] <= 1 and rows.strides[0] % rows.itemsize == 0) else np.ascontiguousarray(rows)
 
 
 def evaluate(batch: Batch, outputs: Sequence[Array]) -> None:

@@ -73,7 +73,7 @@ def assign_homes(
     use = readers(program, views, steps)
     end = len(steps)
     for v in also_stored:
-        use.setdefault(v, []).append((end, program.sizes[v] != 1))
+        use.setdefault(v, []).append((end, True))
     made: dict[int, int] = {}
     for k, step in enumerate(steps):
         if isinstance(step, Fused):

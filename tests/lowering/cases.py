@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ def dense_net(sizes: Sequence[int], activation: str, name: str = "net") -> ca.Fu
     """``net(t, x, u, p) -> xdot`` with dense layers; the last of the inputs is u."""
     t, u = ca.MX.sym("t"), ca.MX.sym("u", 1)
     x = ca.MX.sym("x", sizes[0] - 1)
-    pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+    pairs = list(itertools.pairwise(sizes))
     p = ca.MX.sym("p", sum(i * o + o for i, o in pairs))
     z, first = ca.vertcat(x, u), 0
     for layer, (i, o) in enumerate(pairs):
@@ -113,12 +114,8 @@ Case = Callable[[], ca.Function]
 
 #: Operations, calls and uniform subexpressions.
 OPERATIONS: dict[str, Case] = {
-    "sx_physics": lambda: function(
-        "sx_physics", lambda x, u, p: [*physics()(x, u, p[:3]), p[3] * x[0]], [2, 1], 4
-    ),
-    "map": lambda: function(
-        "mapped", lambda x, p: _mapped().map(3)(ca.reshape(x, 2, 3), ca.repmat(p, 1, 3)), [6], 2
-    ),
+    "sx_physics": lambda: function("sx_physics", lambda x, u, p: [*physics()(x, u, p[:3]), p[3] * x[0]], [2, 1], 4),
+    "map": lambda: function("mapped", lambda x, p: _mapped().map(3)(ca.reshape(x, 2, 3), ca.repmat(p, 1, 3)), [6], 2),
     "map_shared": lambda: function(
         "map_shared", lambda x, p: _mapped().map(3, [False, True])(ca.reshape(x, 2, 3), p), [6], 2
     ),
@@ -158,38 +155,31 @@ OPERATIONS: dict[str, Case] = {
         6,
     ),
     "logsumexp": lambda: function("lse", lambda x, p: [ca.logsumexp(x), x * ca.logsumexp(p)], [5], 3),
-    "softmax": lambda: function(
-        "softmax", lambda x, p: ca.exp(x - ca.logsumexp(x)) * p, [5], 5
-    ),
+    "softmax": lambda: function("softmax", lambda x, p: ca.exp(x - ca.logsumexp(x)) * p, [5], 5),
     "extremes": lambda: function("extremes", lambda x, p: [ca.mmax(x * p), ca.mmin(x), ca.fmax(x, p)], [5], 5),
     "dot": lambda: function("dot", lambda x, y, p: [ca.dot(x, y), ca.dot(x, p), ca.dot(p, p) * x[0]], [5, 5], 5),
     "bilin": lambda: function(
         "bilin", lambda x, y, p: ca.bilin(ca.reshape(p, 3, 4), x, y) + ca.bilin(x @ y.T, p[:3], p[:4]), [3, 4], 12
     ),
-    "rank1": lambda: function(
-        "rank1", lambda x, y, p: ca.rank1(ca.reshape(p[:6], 2, 3), p[6], x, y), [2, 3], 7
-    ),
+    "rank1": lambda: function("rank1", lambda x, y, p: ca.rank1(ca.reshape(p[:6], 2, 3), p[6], x, y), [2, 3], 7),
     "outer": lambda: function("outer", lambda x, y, p: ca.vec(x @ y.T) * p[0], [3, 4], 1),
-    "kron": lambda: function(
-        "kron", lambda x, p: ca.kron(ca.reshape(x, 2, 2), ca.reshape(p, 2, 3)) @ p, [4], 6
-    ),
-    "solve": lambda: function(
-        "solve", lambda x, p: ca.solve(ca.reshape(p, 3, 3) + 5 * ca.DM.eye(3), x), [3], 9
-    ),
+    "kron": lambda: function("kron", lambda x, p: ca.kron(ca.reshape(x, 2, 2), ca.reshape(p, 2, 3)) @ p, [4], 6),
+    "solve": lambda: function("solve", lambda x, p: ca.solve(ca.reshape(p, 3, 3) + 5 * ca.DM.eye(3), x), [3], 9),
     "solve_varying": lambda: function(
         "solve_varying", lambda x, p: ca.solve(ca.reshape(x, 3, 3) + 5 * ca.DM.eye(3), p), [9], 3
     ),
     "det_inverse": lambda: function(
         "det_inverse",
-        lambda x, p: [ca.det(ca.reshape(x, 3, 3) + 4 * ca.DM.eye(3)), ca.inv(ca.reshape(p, 2, 2) + 4 * ca.DM.eye(2)) @ x[:2]],
+        lambda x, p: [
+            ca.det(ca.reshape(x, 3, 3) + 4 * ca.DM.eye(3)),
+            ca.inv(ca.reshape(p, 2, 2) + 4 * ca.DM.eye(2)) @ x[:2],
+        ],
         [9],
         4,
     ),
     "odd_gather": lambda: function("odd_gather", lambda x, p: x[[4, 0, 0, 3, 1]] * p[[1, 1, 0, 2, 0]], [5], 3),
     "reversed": lambda: function("reversed", lambda x, p: ca.tanh(x[::-1]) + p[::-2], [5], 10),
-    "scatter": lambda: function(
-        "scatter", lambda x, p: _assigned(x, p), [5], 4
-    ),
+    "scatter": lambda: function("scatter", lambda x, p: _assigned(x, p), [5], 4),
     "long_scatter": lambda: function("long_scatter", lambda x, p: _permuted(x) * p, [90], 90),
     "triangular": lambda: function(
         "triangular", lambda x, p: ca.tril(ca.reshape(p, 4, 4)) @ x + ca.triu(ca.reshape(p, 4, 4)).T @ x, [4], 16
@@ -197,12 +187,8 @@ OPERATIONS: dict[str, Case] = {
     "sparse_weights": lambda: function("sparse_weights", _sparse_weights, [3], 5),
     "diagonal": lambda: function("diagonal", lambda x, p: ca.diag(p) @ x + ca.diag(ca.reshape(x @ p.T, 4, 4)), [4], 4),
     "repmat": lambda: function("repmat", lambda x, p: ca.repmat(x, 3, 1) * p, [2], 6),
-    "repmat_columns": lambda: function(
-        "repmat_columns", lambda x, p: ca.repmat(x, 1, 3) @ p, [4], 3
-    ),
-    "if_else": lambda: function(
-        "if_else", lambda x, p: ca.if_else(x[0] > p[0], x * p[1], ca.sin(x)), [3], 2
-    ),
+    "repmat_columns": lambda: function("repmat_columns", lambda x, p: ca.repmat(x, 1, 3) @ p, [4], 3),
+    "if_else": lambda: function("if_else", lambda x, p: ca.if_else(x[0] > p[0], x * p[1], ca.sin(x)), [3], 2),
     "broadcast": lambda: function(
         "broadcast", lambda x, p: [x[0] * p, p[0] * x, x[0] + p[1] * ca.MX.ones(7), x * 2 + 1], [3], 4
     ),
@@ -215,9 +201,7 @@ OPERATIONS: dict[str, Case] = {
     "squared_weights": lambda: function(
         "squared", lambda x, p: (ca.reshape(p, 3, 3) @ ca.reshape(p, 3, 3)) @ x, [3], 9
     ),
-    "skew_weights": lambda: function(
-        "skew", lambda x, p: (ca.reshape(p, 3, 3) - ca.reshape(p, 3, 3).T) @ x, [3], 9
-    ),
+    "skew_weights": lambda: function("skew", lambda x, p: (ca.reshape(p, 3, 3) - ca.reshape(p, 3, 3).T) @ x, [3], 9),
     "tied_weights": lambda: function(
         "tied", lambda x, p: ca.reshape(p, 5, 3).T @ ca.tanh(ca.reshape(p, 5, 3) @ x), [3], 15
     ),
@@ -253,6 +237,9 @@ EDGES: dict[str, Case] = {
     "identity": lambda: function("identity", lambda x, p: [x, p, x], [3], 2),
     "slice_of_input": lambda: function("slices", lambda x, p: [x[1:], x[::2], x[0], p[1:3]], [4], 4),
     "input_twice": lambda: function("twice", lambda x, p: [x * x, x + x, x * p + x], [3], 3),
+    "repeated_scalar": lambda: function(
+        "repeated", lambda x, p: [ca.vertcat(s := ca.dot(x, x), s), ca.repmat(ca.sum1(x * p), 5, 1)], [3], 3
+    ),
     "same_output_twice": lambda: function("same", lambda x, p: [ca.sin(x) * p, ca.sin(x) * p], [3], 3),
     "output_is_intermediate": lambda: function(
         "intermediate", lambda x, p: [ca.tanh(x), ca.tanh(x) * p, ca.vertcat(ca.tanh(x), x)], [3], 3

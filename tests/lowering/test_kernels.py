@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lowering.cases import EDGES, OPERATIONS
-from lowering.compare import check_kernels, uniform_between
+from lowering.compare import check_kernels
 
 #: Registers per entry go round the table, so that each width meets many constructs at few compilations; 0 is one lane.
 _TURN = (1, 2, 4)

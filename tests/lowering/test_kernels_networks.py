@@ -101,4 +101,4 @@ def test_registers_follow_the_batch() -> None:
     assert registers_for(1, W) == 1
     assert registers_for(W, W) == 1
     assert registers_for(1000 * W, W) > 1
-    assert all(1 <= registers_for(b, W) <= 4 for b in range(0, 200))
+    assert all(1 <= registers_for(b, W) <= 4 for b in range(200))

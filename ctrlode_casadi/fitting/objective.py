@@ -1,0 +1,295 @@
+"""The objective of a fit: a scalar function of the parameters with exact derivatives."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import casadi as ca
+import numpy as np
+
+from ..base.arrays import Float64Array, floats
+from ..base.errors import DataError, IntegrationWarning, UnsupportedOperation
+from ..integrate.problem import check_controls, common_size
+from ..integrate.sensitivity import Adjoint
+from ..integrate.solvers import RungeKutta
+from ..model.tree import ParameterTree
+from .data_terms import read_terms
+from .failures import Failure
+from .machine import Machine
+from .problem import Problem, Result
+from .records import make_batch, read_times
+from .regularization import RegularizationLike, make_regularization
+from .residuals import Residuals
+from .starts import read_start
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
+    from ..integrate.simulator import Simulator
+    from .check import GradientReport
+
+
+class Objective:
+    """A scalar function J of the parameters, from simulated trajectories and data, with exact derivatives.
+
+    Parameters
+    ----------
+    sim
+        Simulator: model, solver, precision and threads. Gradients are discrete adjoints, with the checkpoints of
+        ``sensitivity=Adjoint(checkpoints=k)`` if it has that.
+    x0
+        Initial states (B, nx), or (nx,) for all trajectories; `Free` to estimate them, `InitialState` to compute them
+        from data and parameters.
+    controls
+        Control of the model, a list with one per trajectory, or None where nu is 0.
+    ts
+        Save times (T,), strictly increasing, the first is the initial time; a list with one array per trajectory.
+    data
+        (B, T, ny), NaN where missing; a list with one (T, ny) array per trajectory where `ts` is a list. None with a
+        loss that needs none.
+    loss
+        With residuals r = y - data and weights w, over all entries present:
+
+        - ``"mse"`` (default): ``sum(w * r**2) / n`` with the number n of entries present;
+        - ``"sse"``: ``sum(w * r**2)``;
+        - ``"mae_smooth"``: ``sum(w * (sqrt(r**2 + e**2) - e)) / n``, e one hundredth of the standard deviation of
+          that output's data;
+        - a callable ``loss(t, x, u, y, d, p)`` that returns a scalar CasADi expression, summed over the save times
+          and averaged over the trajectories. d has the columns of `data` (none without); a missing entry of d is
+          replaced by the output, and a save time without any data does not count. Weights are one per save time;
+        - None: no loss at the save times.
+    weights
+        Non-negative, broadcast against data.
+    regularization
+        A number lam or one per parameter, for ``sum(lam * p**2)``, or a callable of p that returns a scalar
+        expression (p is as in the model's functions).
+        Free initial states are not penalised.
+    running
+        ``running(t, x, u, y, p)``: its integral over time, averaged over the trajectories. The integral is one more
+        state under the same error control (except where the solver's atol is given state by state).
+    terminal
+        ``terminal(t, x, u, y, p)`` at each trajectory's last save time, averaged over the trajectories.
+
+    Attributes
+    ----------
+    np_total : int
+        Length of the parameter vector: np of the model plus the free initial states, which come last.
+    last_failure : Failure or None
+        The most recent parameters at which a trajectory failed: which, when and why.
+
+    Raises
+    ------
+    DataError, ControlError
+        For arguments that do not fit, before anything is compiled.
+
+    Notes
+    -----
+    Calls take and return float64 whatever the precision of the simulator; x0, controls, data and weights must have
+    the simulator's. Derivatives are those of the numbers computed: discrete adjoints with the steps held constant.
+    Where a trajectory fails, the value is infinite and derivatives are zero, so that line searches back off; an
+    `IntegrationWarning` is issued once. Several threads may call one objective.
+
+    Examples
+    --------
+    >>> import numpy as np, ctrlode_casadi as co
+    >>> model = co.ControlledODE(lambda t, x, u, p: -p * x, nx=1, params=1)
+    >>> ts = np.linspace(0.0, 1.0, 11)
+    >>> obj = co.Objective(co.Simulator(model), 1.0, None, ts, data=np.exp(-2.0 * ts))
+    >>> value, gradient = obj(np.array([2.0]))
+    """
+
+    def __init__(
+        self,
+        sim: Simulator,
+        x0: Any,
+        controls: Any,
+        ts: Any,
+        data: Any = None,
+        loss: str | Callable[..., Any] | None = "mse",
+        weights: Any = None,
+        regularization: RegularizationLike = None,
+        running: Callable[..., Any] | None = None,
+        terminal: Callable[..., Any] | None = None,
+    ) -> None:
+        model = sim.model
+        if model.nz or not isinstance(sim.solver, RungeKutta):
+            what = "a DAE" if model.nz else f"the solver {type(sim.solver).__name__}"
+            raise UnsupportedOperation(
+                f"sim: an objective runs on the compiled explicit methods, not on {what}; use a solver such as "
+                f"Tsit5, or build the problem from model.to_dae() in CasADi"
+            )
+        dtype = np.dtype(sim.dtype)
+        times = read_times(ts)
+        n_controls = check_controls(controls, model.nu, dtype)
+        terms = read_terms(model, times, data, loss, weights, terminal, running, dtype)
+        start = read_start(x0, model, terms.data, dtype)
+        size = common_size({"x0": start.size, "controls": n_controls, "ts": times.size, **terms.sizes})
+        batch = make_batch(times, controls, model.nu, size, dtype)
+        how = sim.sensitivity
+        checkpoints = how.checkpoints if isinstance(how, Adjoint) else None
+        penalty = make_regularization(model, regularization)
+        machine = Machine(sim.solver, sim.dtype, sim.threads, size, checkpoints)
+        self.sim = sim
+        self._problem = Problem(
+            model, machine, start.make(model, machine), times, batch, terms, penalty
+        )
+        self._residuals = Residuals(self._problem)
+        self.np_total: int = self._problem.n_total
+        self.last_failure: Failure | None = None
+        self._warned = False
+        self._lock = threading.Lock()
+
+    # --- values and derivatives ----------------------------------------------------------------------------------
+
+    def __call__(self, p: Any) -> tuple[float, Float64Array]:
+        """Value and gradient (np_total,) at p, for ``scipy.optimize.minimize(obj, p0, jac=True)``."""
+        result = self._noted(self._problem.gradient(self._theta(p)))
+        assert result.gradient is not None
+        return result.value, result.gradient
+
+    def value(self, p: Any) -> float:
+        """Value at p, without the reverse sweep."""
+        return self._noted(self._problem.value(self._theta(p))).value
+
+    def grad(self, p: Any) -> Float64Array:
+        """Gradient (np_total,) at p."""
+        return self(p)[1]
+
+    def hessp(self, p: Any, v: Any) -> Float64Array:
+        """Product of the Hessian at p with v (np_total,), by forward over adjoint; about four gradients' cost."""
+        result = self._noted(self._problem.hessp(self._theta(p), self._theta(v, "v")))
+        assert result.gradient is not None
+        return result.gradient
+
+    def hess(self, p: Any) -> Float64Array:
+        """Hessian (np_total, np_total) at p, symmetric; costs np_total products."""
+        theta = self._theta(p)
+        columns = [self.hessp(theta, e) for e in np.eye(self.np_total)]
+        full = np.array(columns).reshape(self.np_total, self.np_total)
+        return 0.5 * (full + full.T)
+
+    def derivative_along(self, p: Any, v: Any) -> float:
+        """Derivative along v by a forward (tangent) sweep: an independent check of ``grad(p) @ v``."""
+        return self._noted(self._problem.directional(self._theta(p), self._theta(v, "v"))).value
+
+    # --- least squares -------------------------------------------------------------------------------------------
+
+    def residuals(self, p: Any) -> Float64Array:
+        """Residuals (m,) with ``sum(residuals**2) == value``.
+
+        One row per entry of data present, ordered by trajectory, time and component:
+        ``sqrt(w / n) * (y - data)`` for "mse" with n entries present, ``sqrt(w) * (y - data)`` for "sse"; then
+        ``sqrt(lam) * p`` where there is a regularization. Rows of a failed trajectory are infinite.
+
+        Raises
+        ------
+        UnsupportedOperation
+            If the objective is not a sum of squares.
+        """
+        rows, failure = self._residuals.values(self._theta(p))
+        self._note(failure)
+        return rows
+
+    def jac(self, p: Any) -> Float64Array:
+        """Jacobian (m, np_total) of the residuals, by forward sensitivities; rows of a failed trajectory are zero."""
+        rows, failure = self._residuals.jacobian(self._theta(p))
+        self._note(failure)
+        return rows
+
+    def jac_operator(self, p: Any) -> LinearOperator:
+        """The Jacobian as a `scipy.sparse.linalg.LinearOperator`: a tangent sweep for J v, an adjoint one for J^T r."""
+        return self._residuals.operator(self._theta(p))
+
+    # --- the parameter vector ------------------------------------------------------------------------------------
+
+    def append_free(self, p: Any) -> Float64Array:
+        """Model parameters p (np,) followed by the guess of the free initial states: a start for optimisers."""
+        model_p = self._problem.model.layout.check(p)
+        return np.concatenate([np.asarray(model_p, np.float64), self._problem.start.guess()])
+
+    def initial_states(self, p: Any) -> Float64Array:
+        """Initial states (B, nx) at the parameter vector p (np_total,)."""
+        problem = self._problem
+        states = problem.start.states(problem.typed(self._theta(p)))
+        return np.array(np.broadcast_to(states, (problem.batch.size, problem.model.nx)), dtype=np.float64)
+
+    def names(self) -> list[str]:
+        """A readable name for each entry of the parameter vector."""
+        model = self._problem.model
+        return model.layout.names() + self._problem.start.names(model.state_names)
+
+    # --- checks and composition ----------------------------------------------------------------------------------
+
+    def check_gradient(self, p: Any, directions: int = 3, coordinates: int = 3, seed: int = 0) -> GradientReport:
+        """Compare adjoint, tangent sweep and finite differences.
+
+        Parameters
+        ----------
+        p
+            Where to compare.
+        directions
+            Number of random directions of unit length.
+        coordinates
+            How many single entries of p to add, those where the largest disagreement was found in a quick scan.
+        seed
+            For the random directions.
+
+        Returns
+        -------
+        GradientReport
+            Print it: one line per direction, with the reason where the numbers differ.
+        """
+        from .check import check_gradient
+
+        return check_gradient(self, self._theta(p), directions, coordinates, seed)
+
+    def to_casadi(self, name: str = "objective") -> ca.Function:
+        """The objective as a `casadi.Function` (p) -> J with exact gradient and Hessian, for nlpsol and Opti.
+
+        One evaluation of the Hessian costs np_total products. The function cannot be pickled.
+        """
+        from .callback import make_function
+
+        return make_function(self, name)
+
+    def __repr__(self) -> str:
+        p = self._problem
+        return f"Objective(B={p.batch.size}, T={p.times.n}, np_total={self.np_total}, loss={p.data_terms.name})"
+
+    # --- helpers -------------------------------------------------------------------------------------------------
+
+    def _theta(self, p: Any, name: str = "p") -> Float64Array:
+        """A parameter vector as contiguous float64 (np_total,)."""
+        if type(p) is not np.ndarray or p.dtype != np.float64:
+            p = p.flat if isinstance(p, ParameterTree) else p
+            single = isinstance(p, np.ndarray) and p.dtype == np.float32
+            p = floats(name, p, finite=False, dtype=np.float32 if single else np.float64).astype(np.float64)
+        if p.shape != (self.np_total,):
+            free = self._problem.start.n_free
+            more = f" = np {self._problem.n_params} + {free} free initial states (obj.append_free)" if free else ""
+            raise DataError(
+                f"{name}: expected a vector of {self.np_total} entries{more}, got shape {p.shape}; the layout is "
+                f"{self._problem.model.layout!r}"
+            )
+        return np.ascontiguousarray(p)
+
+    def _noted(self, result: Result) -> Result:
+        if result.failure is not None:
+            self._note(result.failure)
+        return result
+
+    def _note(self, failure: Failure | None) -> None:
+        if failure is None:
+            return
+        with self._lock:
+            self.last_failure = failure
+            first, self._warned = not self._warned, True
+        if first:
+            warnings.warn(
+                f"{failure} The value is infinite and derivatives are zero there; see obj.last_failure. Shown once.",
+                IntegrationWarning,
+                stacklevel=4,
+            )

@@ -1,0 +1,158 @@
+"""Values and derivatives of an objective, from sweeps over blocks of trajectories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..base.arrays import Float64Array
+from ..integrate.batch import Batch
+from ..integrate.engine import Engine, Sweep
+from ..model.ode import ControlledODE
+from .data_terms import DataTerms
+from .expressions import Functions, build, in_direction
+from .failures import Failure, describe
+from .initial import Start
+from .machine import Machine, wide
+from .records import Times
+from .regularization import Regularization
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation: value, gradient (None if not asked for), and the failure, if any."""
+
+    value: float
+    gradient: Float64Array | None
+    failure: Failure | None
+
+
+@dataclass(eq=False)
+class Problem:
+    """Everything about an objective but the parameters. Not changed after construction; engines are made on demand.
+
+    The total parameter vector is theta = (p, z): the model's parameters and the free initial states. With the cost
+    l_b of trajectory b, the objective is ``sum_b l_b / B + regularization(p)``.
+    """
+
+    model: ControlledODE
+    machine: Machine
+    start: Start
+    times: Times
+    batch: Batch
+    data_terms: DataTerms
+    regularization: Regularization
+
+    def __post_init__(self) -> None:
+        self.n_params = self.model.np
+        self.n_total = self.n_params + self.start.n_free
+        self.dtype = np.dtype(self.machine.dtype)
+        self.d, self.w = self.data_terms.arrays(self.times, self.batch.size, self.dtype)
+        self.scale = np.full(self.batch.size, 1.0 / max(self.batch.size, 1))
+        self.functions: Functions = build(self.model, self.data_terms.terms)
+
+    @cached_property
+    def n_err(self) -> int:
+        """States in the error norm: all, and the integral of a running cost unless atol is given state by state."""
+        one_each = isinstance(getattr(self.machine.solver, "atol", None), tuple)
+        return self.model.nx if one_each else self.functions.nx
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Sweeps of value and gradient."""
+        return self.machine.engine(self.functions, self.n_err)
+
+    @cached_property
+    def _directional(self) -> tuple[Functions, Engine]:
+        """The same along a direction of theta; its steps are those of the trajectories themselves."""
+        functions = in_direction(self.functions)
+        return functions, self.machine.engine(functions, self.n_err)
+
+    def typed(self, theta: Float64Array) -> NDArray[Any]:
+        """Theta in the precision of the sweeps."""
+        return theta if theta.dtype == self.dtype else theta.astype(self.dtype)
+
+    def initial(self, theta: NDArray[Any]) -> NDArray[Any]:
+        """Initial states of the sweeps, (B, nx) and the integral's zeros."""
+        return wide(self.start.states(theta), self.functions.nx)
+
+    def value(self, theta: Float64Array) -> Result:
+        """The value alone, from a forward sweep."""
+        typed = self.typed(theta)
+        p = typed[: self.n_params]
+        loss, sweep = self.engine.losses(self.batch, self.initial(typed), p, self.d, self.w)
+        return self._result(theta, loss, sweep, None)
+
+    def gradient(self, theta: Float64Array) -> Result:
+        """Value and gradient."""
+        typed = self.typed(theta)
+        p = typed[: self.n_params]
+        x0, keep = self.initial(typed), self.machine.checkpoints
+        made = self.engine.gradient(self.batch, x0, p, self.d, self.w, self.scale, checkpoints=keep)
+        theta_bar = np.zeros(self.n_total)
+        theta_bar[: self.n_params] = made.p_bar
+        self.start.pullback(typed, made.x0_bar[:, : self.model.nx], theta_bar)
+        theta_bar[: self.n_params] += self.regularization.grad(theta[: self.n_params])
+        assert made.loss is not None
+        return self._result(theta, made.loss, made.sweep, theta_bar)
+
+    def _result(
+        self, theta: Float64Array, loss: NDArray[np.float64], sweep: Sweep, gradient: Float64Array | None
+    ) -> Result:
+        value = float(loss @ self.scale) + self.regularization.value(theta[: self.n_params])
+        if np.isfinite(value) and (gradient is None or np.isfinite(gradient).all()):
+            return Result(value, gradient, None)
+        zeros = None if gradient is None else np.zeros(self.n_total)
+        return Result(float("inf"), zeros, describe(self.batch, sweep, loss))
+
+    def _along(self, theta: Float64Array, v: Float64Array) -> tuple[NDArray[Any], ...]:
+        """Typed theta and v, initial states (x, q, dx, dq) and parameters (p, v) of the directional sweeps."""
+        a, b = self.typed(theta), self.typed(v)
+        nx, total = self.model.nx, self.functions.nx
+        x0 = np.zeros((self.batch.size, 2 * total), self.dtype)
+        x0[:, :nx] = self.start.states(a)
+        x0[:, total : total + nx] = self.start.tangent(a, b)
+        return a, b, x0, np.concatenate([a[: self.n_params], b[: self.n_params]])
+
+    def simulate_along(self, theta: Float64Array, v: Float64Array) -> tuple[NDArray[Any], Sweep]:
+        """States and their change along v, (B, T, 2 nx)."""
+        _, engine = self._directional
+        _, _, x0, q = self._along(theta, v)
+        return engine.simulate(self.batch, x0, q)
+
+    def directional(self, theta: Float64Array, v: Float64Array) -> Result:
+        """Derivative along v from a forward sweep."""
+        _, engine = self._directional
+        _, _, x0, q = self._along(theta, v)
+        loss, sweep = engine.losses(self.batch, x0, q, self.d, self.w)
+        n = self.n_params
+        value = float(loss @ self.scale) + float(self.regularization.grad(theta[:n]) @ v[:n])
+        bad = not (np.isfinite(value) and sweep.success.all())
+        return Result(value, None, describe(self.batch, sweep, loss) if bad else None)
+
+    def hessp(self, theta: Float64Array, v: Float64Array) -> Result:
+        """Product of the Hessian with v: the gradient of the directional derivative, in place of a gradient."""
+        _, engine = self._directional
+        a, b, x0, q = self._along(theta, v)
+        keep = self.machine.checkpoints
+        made = engine.gradient(self.batch, x0, q, self.d, self.w, self.scale, checkpoints=keep)
+        nx, total, n = self.model.nx, self.functions.nx, self.n_params
+        product = np.zeros(self.n_total)
+        product[:n] = made.p_bar[:n]
+        x0_bar = np.ascontiguousarray(made.x0_bar[:, :nx])
+        dx0_bar = np.ascontiguousarray(made.x0_bar[:, total : total + nx])
+        self.start.pullback(a, x0_bar, product)
+        self.start.pullback_tangent(a, b, dx0_bar, product)
+        product[:n] += self.regularization.hessp(theta[:n], v[:n])
+        return self._result_of_product(product, made.sweep, made.loss)
+
+    def _result_of_product(
+        self, product: Float64Array, sweep: Sweep, loss: NDArray[np.float64] | None
+    ) -> Result:
+        if sweep.success.all() and np.isfinite(product).all():
+            return Result(0.0, product, None)
+        return Result(float("inf"), np.zeros(self.n_total), describe(self.batch, sweep, loss))

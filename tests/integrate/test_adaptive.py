@@ -1,0 +1,138 @@
+"""Adaptive steps: accuracy, dense output, independence of lanes, failures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+from ctrlode_casadi.base.status import Status
+from ctrlode_casadi.controls import CubicSpline, PiecewiseConstant, PiecewiseLinear
+from ctrlode_casadi.integrate import BS3, DOP853, RK4, Dopri5, Simulator, Tsit5
+from integrate.problems import P, arenstorf, blow_up, lotka_volterra, oscillator, reference
+
+METHODS = [BS3, Dopri5, Tsit5, DOP853]
+KNOTS = np.array([0.0, 0.7, 1.1, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", [PiecewiseConstant, PiecewiseLinear, CubicSpline])
+def test_error_follows_the_tolerance(method, kind):
+    rng = np.random.default_rng(1)
+    control = kind(KNOTS, rng.standard_normal((5, 5, 1)))
+    x0 = rng.standard_normal((5, 2))
+    ts = np.linspace(0.0, 3.0, 23)
+    rtol = 1e-5 if method is BS3 else 1e-8
+    sol = Simulator(oscillator(), method(rtol=rtol, atol=rtol))(x0, control, P, ts)
+    assert sol.success.all()
+    for b in range(5):
+        exact = reference(control, P, x0[b], ts, KNOTS, b)
+        assert np.abs(sol.x[b] - exact).max() < 30 * rtol * (1 + np.abs(exact).max())
+
+
+@pytest.mark.parametrize(("method", "limit"), [(Dopri5, 1e-3), (Tsit5, 1e-3), (DOP853, 1e-3)])
+def test_arenstorf_orbit_closes(method, limit):
+    model, x0, period = arenstorf()
+    sol = Simulator(model, method(rtol=1e-10, atol=1e-12))(x0, None, None, np.array([0.0, period]))
+    assert np.abs(sol.x[0, -1] - x0).max() < limit
+    assert sol.stats["n_rhs"][0] < 8000
+
+
+def test_work_is_like_scipys():
+    model, x0, period = arenstorf()
+    ours = Simulator(model, DOP853(rtol=1e-8, atol=1e-10))(x0, None, None, np.array([0.0, period]))
+
+
+    def rhs(t, x):
+        return np.asarray(model.rhs(t, x, [], [])).ravel()
+
+    theirs = solve_ivp(rhs, (0, period), x0, "DOP853", rtol=1e-8, atol=1e-10)
+    assert ours.stats["n_rhs"][0] < 1.15 * theirs.nfev
+
+
+def test_terminal_gradient_of_the_sundials_example():
+    """Values of SUNDIALS' cvsLotkaVolterra_ASA: dG/dp and dG/dx0 of 0.5 |1 - x(10)|^2."""
+    p, ts = np.array([1.5, 1.0, 3.0, 1.0]), np.array([0.0, 10.0])
+    sim = Simulator(lotka_volterra(), Tsit5(rtol=1e-10, atol=1e-12))
+    end = sim([1.0, 1.0], None, p, ts).x[0, -1]
+    assert end == pytest.approx([1.0263447675750945, 0.9096910781360363], rel=1e-8)
+    p_bar, x0_bar, u_bar = sim.vjp([1.0, 1.0], None, p, ts, np.array([[0.0, 0.0], end - 1.0]))
+    published = [0.6219615855513199, 0.06800140415087272, 0.1691764639959065, 0.27256069395001536]
+    assert p_bar == pytest.approx(published, rel=1e-6)
+    assert x0_bar == pytest.approx([0.29959950830370446, -0.014151816344859425], rel=1e-6)
+    assert u_bar is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", [PiecewiseConstant, PiecewiseLinear, CubicSpline])
+def test_lanes_are_independent(method, kind):
+    """Each trajectory has the same bits alone, and beside stiff and failing neighbours."""
+    rng = np.random.default_rng(2)
+    values, x0 = rng.standard_normal((19, 5, 1)), rng.standard_normal((19, 2))
+    values[3], x0[7] = 80.0, [30.0, 400.0]
+    ts = np.linspace(0.0, 3.0, 12)
+    sim = Simulator(oscillator(), method(rtol=1e-5, atol=1e-6))
+    control = kind(KNOTS, values)
+    together = sim(x0, control, P, ts)
+    order = rng.permutation(19)
+    shuffled = sim(x0[order], control[order.tolist()], P, ts)
+    assert np.array_equal(together.x[order], shuffled.x)
+    for name in ("n_steps", "n_rejected", "n_rhs"):
+        assert np.array_equal(together.stats[name][order], shuffled.stats[name])
+    for b in (0, 3, 18):
+        rows = np.full(19, b)
+        alone = sim(x0[rows], control[rows.tolist()], P, ts)
+        assert np.array_equal(together.x[b], alone.x[0])
+
+
+@pytest.mark.parametrize("method", [*METHODS, lambda **_: RK4(steps_per_interval=20)])
+def test_a_lane_that_blows_up_leaves_the_others_alone(method):
+    x0 = np.full((11, 1), 0.1)
+    x0[4] = 2.0
+    ts, zero = np.linspace(0.0, 2.0, 9), PiecewiseConstant([0.0, 2.0], np.zeros((11, 2, 1)))
+    sim = Simulator(blow_up(), method(rtol=1e-6, atol=1e-8))
+    sol = sim(x0, zero, [1.0], ts)
+    assert sol.status[4] in (Status.NON_FINITE, Status.STEP_TOO_SMALL)
+    assert sol.success.sum() == 10
+    assert not np.isnan(np.delete(sol.x, 4, axis=0)).any()
+    assert np.isnan(sol.x[4, -1]).all()
+    assert np.isfinite(sol.x[4, :2]).all()
+    good = np.delete(np.arange(11), 4)
+    healthy = sim(x0[good], zero[good.tolist()], [1.0], ts)
+    assert np.array_equal(sol.x[good], healthy.x)
+    with pytest.warns(match="1 of 11 trajectories failed"):
+        p_bar, x0_bar, u_bar = sim.vjp(x0, zero, [1.0], ts, np.ones((11, 9, 1)))
+    q_bar, y0_bar, v_bar = sim.vjp(x0[good], zero[good.tolist()], [1.0], ts, np.ones((10, 9, 1)))
+    assert p_bar == pytest.approx(q_bar, rel=1e-13)
+    assert np.array_equal(x0_bar[good], y0_bar)
+    assert np.array_equal(u_bar[good], v_bar)
+    assert not x0_bar[4].any()
+
+
+def test_step_limit():
+    sol = Simulator(oscillator(), Tsit5(rtol=1e-10, atol=1e-12, max_steps=20))(
+        np.zeros((3, 2)), PiecewiseLinear([0.0, 50.0], [1.0, -1.0]), P, np.linspace(0.0, 50.0, 6)
+    )
+    assert sol.status == [Status.MAX_STEPS] * 3
+    assert np.isnan(sol.x[:, -1]).all()
+    assert np.all(sol.stats["n_steps"] + sol.stats["n_rejected"] == 20)
+
+
+def test_derivative_that_is_not_finite_at_once():
+    with np.errstate(all="ignore"):
+        sol = Simulator(blow_up(), Tsit5())([1.0], PiecewiseConstant([0.0, 1.0], [0.0, 0.0]), [1e308], [0.0, 1.0])
+    assert sol.status[0] in (Status.NON_FINITE, Status.STEP_TOO_SMALL)
+
+
+def test_given_first_step_saves_two_evaluations():
+    control, ts = PiecewiseLinear([0.0, 1.0], [0.0, 1.0]), np.array([0.0, 1.0])
+    sol = Simulator(oscillator(), Tsit5(dt0=0.01))(np.zeros(2), control, P, ts)
+    trials = sol.stats["n_steps"] + sol.stats["n_rejected"]
+    assert sol.stats["n_rhs"][0] == 6 * trials[0] + 1
+
+
+def test_state_wise_tolerance():
+    control, ts = PiecewiseLinear([0.0, 1.0], [0.0, 1.0]), np.array([0.0, 1.0])
+    loose = Simulator(oscillator(), Tsit5(rtol=1e-12, atol=(1.0, 1.0)))(np.zeros(2), control, P, ts)
+    tight = Simulator(oscillator(), Tsit5(rtol=1e-12, atol=(1.0, 1e-12)))(np.zeros(2), control, P, ts)
+    assert tight.stats["n_steps"][0] > 3 * loose.stats["n_steps"][0]
