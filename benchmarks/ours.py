@@ -26,9 +26,10 @@ class Side:
         else:
             solver = co.Tsit5(rtol=workload.rtol, atol=workload.atol)
         simulator = co.Simulator(model, solver=solver, dtype=workload.dtype, threads=workload.threads)
-        controls = co.PiecewiseLinear(arrays.ts, arrays.u)
+        values, x0 = (np.asarray(a, workload.dtype) for a in (arrays.u, arrays.x0))
+        controls = co.PiecewiseLinear(arrays.ts, values, dtype=workload.dtype)
         self.objective = co.Objective(
-            simulator, arrays.x0, controls, arrays.ts, data=None, loss=sum_of_squares
+            simulator, x0, controls, arrays.ts, data=None, loss=sum_of_squares
         )
         self.p = arrays.p
 

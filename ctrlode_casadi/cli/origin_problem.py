@@ -109,5 +109,6 @@ def make_objective(problem: OriginProblem, simulator: co.Simulator) -> co.Object
     """Return the loss of the origin problem as a function of the parameters."""
     import ctrlode_casadi as co
 
-    controls = co.PiecewiseLinear(problem.knots, problem.values)
-    return co.Objective(simulator, np.zeros(2), controls, problem.knots, data=None, loss=sum_of_squares)
+    dtype = simulator.dtype
+    controls = co.PiecewiseLinear(problem.knots, problem.values.astype(dtype), dtype=dtype)
+    return co.Objective(simulator, np.zeros(2, dtype), controls, problem.knots, data=None, loss=sum_of_squares)

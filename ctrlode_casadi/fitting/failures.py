@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..base.status import Status
 from ..integrate.batch import Batch
-from ..integrate.engine import Sweep
+from ..integrate.results import Sweep
 
 
 @dataclass(frozen=True)

@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import casadi as ca
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base.errors import UnsupportedOperation
 from ..integrate.engine import Engine
 from ..integrate.solvers import RungeKutta
 from .expressions import Functions
+from .fallback import CasadiCostEngine
+
+AnyEngine: TypeAlias = Engine | CasadiCostEngine
 
 
 @dataclass(frozen=True)
 class Machine:
-    """How to integrate, the same for all derivatives: solver, precision, threads, trajectories, stored states."""
+    """How to integrate, the same for all derivatives.
+
+    Attributes
+    ----------
+    solver, dtype, threads, checkpoints
+        As in the simulator.
+    size
+        Number of trajectories.
+    backend
+        The simulator's path; asked when something has no compiled form, so that the simulator warns, or refuses where
+        the compiled path was asked for.
+    compiled
+        False where the CasADi path was asked for.
+    """
 
     solver: RungeKutta
     dtype: str
     threads: int | None
     size: int
-    checkpoints: int | None = None
+    checkpoints: int | None
+    backend: Callable[[], str]
+    compiled: bool
 
-    def engine(self, functions: Functions, n_err: int) -> Engine:
-        """Compile functions; the error norm uses the first `n_err` states."""
+    def engine(self, functions: Functions, n_err: int) -> AnyEngine:
+        """The engine for some functions; the error norm uses the first `n_err` states."""
+        if self.compiled:
+            try:
+                return self._compile(functions, n_err)
+            except UnsupportedOperation:
+                if self.backend() == "compiled":
+                    raise
+        return CasadiCostEngine(functions, self.solver, n_err)
+
+    def _compile(self, functions: Functions, n_err: int) -> Engine:
         from ..lowering.kernels import lane_kernels
 
         model = lane_kernels(functions.rhs, "p", dtype=self.dtype, batch=max(self.size, 1))

@@ -131,7 +131,9 @@ class Objective:
         how = sim.sensitivity
         checkpoints = how.checkpoints if isinstance(how, Adjoint) else None
         penalty = make_regularization(model, regularization)
-        machine = Machine(sim.solver, sim.dtype, sim.threads, size, checkpoints)
+        machine = Machine(
+            sim.solver, sim.dtype, sim.threads, size, checkpoints, lambda: sim.backend, sim._paths.reason is None
+        )
         self.sim = sim
         self._problem = Problem(
             model, machine, start.make(model, machine), times, batch, terms, penalty

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from ..base.arrays import Float64Array
 from ..integrate.batch import Batch
-from ..integrate.engine import Engine, Sweep
+from ..integrate.results import Sweep
 from ..model.ode import ControlledODE
 from .data_terms import DataTerms
 from .expressions import Functions, build, in_direction
 from .failures import Failure, describe
 from .initial import Start
-from .machine import Machine, wide
+from .machine import AnyEngine, Machine, wide
 from .records import Times
 from .regularization import Regularization
 
@@ -62,12 +62,12 @@ class Problem:
         return self.model.nx if one_each else self.functions.nx
 
     @cached_property
-    def engine(self) -> Engine:
+    def engine(self) -> AnyEngine:
         """Sweeps of value and gradient."""
         return self.machine.engine(self.functions, self.n_err)
 
     @cached_property
-    def _directional(self) -> tuple[Functions, Engine]:
+    def _directional(self) -> tuple[Functions, AnyEngine]:
         """The same along a direction of theta; its steps are those of the trajectories themselves."""
         functions = in_direction(self.functions)
         return functions, self.machine.engine(functions, self.n_err)

@@ -163,21 +163,3 @@ def part_of(batch: Batch, start: int, stop: int) -> Batch:
     rows = slice(start, stop) if own else slice(None)
     controls = batch.controls if batch.shared_controls else batch.controls[start:stop]
     return Batch(batch.ts[rows], batch.counts[rows], controls, stop - start, batch.nu, batch.dtype)
-
-
-def controls_at_saves(batch: Batch) -> NDArray[Any]:
-    """Controls at the save times as the sweeps see them, (1 or B, T, nu): the piece that starts at or before t."""
-    pieces = batch.pieces(0, batch.size)
-    rows = max(batch.ts.shape[0], pieces.breaks.shape[0], pieces.coefficients.shape[0])
-    n_pieces, nu, powers = pieces.coefficients.shape[1:]
-    out = np.zeros((rows, batch.n_save, nu), batch.dtype)
-    shared = batch.ts.shape[0] == 1 and pieces.breaks.shape[0] == 1
-    for b in [slice(0, rows)] if shared else [slice(i, i + 1) for i in range(rows)]:
-        t, breaks, anchors, coefficients = (
-            v if v.shape[0] == 1 else v[b] for v in (batch.ts, pieces.breaks, pieces.anchors, pieces.coefficients)
-        )
-        q = np.clip(np.searchsorted(breaks[0], t[0], side="right") - 1, 0, n_pieces - 1)
-        s = (t[0] - anchors[0, q])[:, None]
-        for j in range(powers - 1, -1, -1):
-            out[b] = out[b] * s + coefficients[..., j][:, q]
-    return out

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from ..base.arrays import Float64Array
 from ..base.errors import UnsupportedOperation
-from ..integrate.engine import Engine, Sweep
+from ..integrate.results import Sweep
 from ..lowering.batched import CompiledFunction
 from ..model.ode import ControlledODE
 from .expressions import Functions, with_sensitivities
 from .failures import Failure, describe
+from .machine import AnyEngine
 from .problem import Problem
-from .records import controls_at_saves, part_of
+from .records import part_of
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -108,11 +109,7 @@ class Residuals:
         return ~np.isnan(self._roots)
 
     @cached_property
-    def _u(self) -> NDArray[Any]:
-        return controls_at_saves(self._problem.batch)
-
-    @cached_property
-    def _sensitivity_engine(self) -> tuple[int, Engine]:
+    def _sensitivity_engine(self) -> tuple[int, AnyEngine]:
         """Number of columns, and the engine of (x, S)."""
         problem = self._problem
         model, free = problem.model, problem.start.columns is not None
@@ -126,7 +123,7 @@ class Residuals:
         problem = self._problem
         span = slice(first, first + mask.shape[0])
         t = problem.batch.ts if problem.batch.ts.shape[0] == 1 else problem.batch.ts[span]
-        u = self._u if self._u.shape[0] == 1 else self._u[span]
+        u = problem.batch.saved_controls(span.start, span.stop)
         t, u = np.broadcast_to(t, mask.shape), np.broadcast_to(u, (*mask.shape, u.shape[2]))
         return t[mask][:, None].astype(problem.dtype), np.ascontiguousarray(x[mask]), u[mask]
 

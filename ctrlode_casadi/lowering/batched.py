@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import casadi as ca
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base.arrays import floats
 from ..base.errors import DataError, ModelError
+from .arguments import Argument, Shape, batch_size, checked_argument
 from .blocks import Batch, evaluate, pull_back
 from .jit import host
 from .kernels import LaneKernels, lane_kernels
@@ -23,62 +22,6 @@ Array = NDArray[Any]
 
 #: From this number of SIMD vectors on, a batch counts as large: its lanes are chosen once.
 _MANY = 64
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """Nonzeros and shape of an input or output; ``matrix`` where a dense matrix may stand for its entries."""
-
-    n: int
-    rows: int
-    columns: int
-    matrix: bool
-
-    @classmethod
-    def of(cls, s: ca.Sparsity) -> _Shape:
-        """Shape of a sparsity pattern."""
-        return cls(s.nnz(), s.size1(), s.size2(), s.is_dense() and s.size1() > 1 and s.size2() > 1)
-
-
-@dataclass(frozen=True)
-class _Argument:
-    """One argument: its entries as (n,) or (B, n), and the shape that it came in."""
-
-    values: Array
-    shape: tuple[int, ...]
-
-    @property
-    def batch(self) -> int | None:
-        """B, None for an argument that the whole batch shares."""
-        return self.values.shape[0] if self.values.ndim == 2 else None
-
-    def like_given(self, values: Array, of: _Shape) -> Array:
-        """Entries (n,) or (B, n) in the shape of the argument."""
-        if of.matrix and self.shape[-2:] == (of.rows, of.columns):
-            return values.reshape(*self.shape[:-2], of.columns, of.rows).swapaxes(-1, -2)
-        return values.reshape(self.shape)
-
-
-def _argument(name: str, value: object, of: _Shape, dtype: Any) -> _Argument:
-    """Check one argument; the rules are those of `compile`."""
-    a = floats(name, value, dtype=dtype, finite=False)
-    n, rows, columns, shape = of.n, of.rows, of.columns, a.shape
-    if shape == (n,) or (n == 1 and shape == ()):
-        return _Argument(a.reshape(n), shape)
-    if a.ndim == 2 and shape[1] == n:
-        return _Argument(a, shape)
-    if n == 1 and a.ndim == 1:
-        return _Argument(a[:, None], shape)
-    if of.matrix and shape[-2:] == (rows, columns) and a.ndim in (2, 3):
-        return _Argument(a.swapaxes(-1, -2).reshape(*shape[:-2], n), shape)
-    if a.ndim in (2, 3) and shape[-1] == 1 and shape[-2] == n:
-        return _Argument(a.reshape(shape[:-1]), shape)
-    also = f", ({rows}, {columns}) or (B, {rows}, {columns})" if of.matrix else ""
-    order = " nonzeros in column-major order" if rows > 1 and columns > 1 else ""
-    raise DataError(
-        f"{name}: expected shape ({n},) for a value that the whole batch shares, or (B, {n}) for one per row{also} "
-        f"({n}{order}), got shape {shape}; reshape it, or transpose it if the batch came last"
-    )
 
 
 class CompiledFunction:
@@ -107,8 +50,8 @@ class CompiledFunction:
         self._lanes = _checked_lanes(lanes, self._width)
         self._threads = _checked_threads(threads)
         self.name_in, self.name_out = tuple(f.name_in()), tuple(f.name_out())
-        self._in = [_Shape.of(f.sparsity_in(i)) for i in range(f.n_in())]
-        self._out = [_Shape.of(f.sparsity_out(j)) for j in range(f.n_out())]
+        self._in = [Shape.of(f.sparsity_in(i)) for i in range(f.n_in())]
+        self._out = [Shape.of(f.sparsity_out(j)) for j in range(f.n_out())]
         read(f)  # an operation without a lowering is refused here
         self._wrapped: dict[tuple[bool, ...], ca.Function] = {}
         self._kernels: dict[tuple[tuple[bool, ...], int], LaneKernels] = {}
@@ -121,7 +64,7 @@ class CompiledFunction:
     def __call__(self, *inputs: Any) -> Array | tuple[Array, ...]:
         """Outputs (B, m), or (m,) when every input is shared: one array, or a tuple if there are several outputs."""
         arguments = self._arguments(inputs)
-        size = _batch_size(self.name_in, arguments)
+        size = batch_size(self.name_in, arguments)
         outputs = self._empty([o.n for o in self._out], 1 if size is None else size)
         if size != 0:
             evaluate(self._start(arguments, size), outputs)
@@ -146,7 +89,7 @@ class CompiledFunction:
         arguments = self._arguments(inputs)
         lam = self._per_part("seeds", seeds, self.name_out, self._out)
         names = (*self.name_in, *(f"seeds of {n}" for n in self.name_out))
-        size = _batch_size(names, [*arguments, *lam])
+        size = batch_size(names, [*arguments, *lam])
         count = 1 if size is None else size
         rows = [np.broadcast_to(s.values, (count, s.values.shape[-1])) for s in lam]
         sizes = [a.values.shape[-1] for a in arguments]
@@ -202,14 +145,14 @@ class CompiledFunction:
             lines += ["tangents:", *("  " + line for line in self._tangent.explain().splitlines()[2:])]
         return "\n".join(lines)
 
-    def _arguments(self, inputs: Sequence[Any]) -> list[_Argument]:
+    def _arguments(self, inputs: Sequence[Any]) -> list[Argument]:
         if len(inputs) != len(self.name_in):
             raise DataError(
                 f"{self._f.name()}: expected {len(self.name_in)} inputs ({', '.join(self.name_in)}), got {len(inputs)}"
             )
-        return [_argument(*part, self._dtype) for part in zip(self.name_in, inputs, self._in, strict=True)]
+        return [checked_argument(*part, self._dtype) for part in zip(self.name_in, inputs, self._in, strict=True)]
 
-    def _per_part(self, what: str, values: Any, names: Sequence[str], shapes: Sequence[_Shape]) -> list[_Argument]:
+    def _per_part(self, what: str, values: Any, names: Sequence[str], shapes: Sequence[Shape]) -> list[Argument]:
         """Seeds or tangents: one for each name, None is zero."""
         parts = [values] if len(names) == 1 and not _is_single(values) else values
         if not isinstance(parts, (list, tuple)) or len(parts) != len(names):
@@ -221,13 +164,13 @@ class CompiledFunction:
         made = []
         for name, x, of in zip(names, parts, shapes, strict=True):
             x = np.zeros(of.n, self._dtype) if x is None else x
-            made.append(_argument(f"{what} of {name}", x, of, self._dtype))
+            made.append(checked_argument(f"{what} of {name}", x, of, self._dtype))
         return made
 
     def _empty(self, sizes: Sequence[int], rows: int) -> list[Array]:
         return [np.empty((rows, n), self._dtype) for n in sizes]
 
-    def _start(self, arguments: Sequence[_Argument], size: int | None) -> Batch:
+    def _start(self, arguments: Sequence[Argument], size: int | None) -> Batch:
         shared = [a.values for a in arguments if a.batch is None]
         p = np.concatenate(shared) if shared else np.zeros(0, self._dtype)
         rows = [a.values for a in arguments if a.batch is not None]
@@ -334,21 +277,6 @@ def _tangent_function(f: ca.Function) -> ca.Function:
     results = [ca.project(d, f.sparsity_out(j)) for j, d in enumerate(moved)]
     names = [f"{'d_' * k}{n}" for k in (0, 1) for n in f.name_in()]
     return ca.Function("d_" + f.name(), [*inputs, *tangents], results, names, [f"d_{n}" for n in f.name_out()])
-
-
-def _batch_size(names: Sequence[str], arguments: Sequence[_Argument]) -> int | None:
-    """The common B; None if every argument is shared."""
-    first: tuple[str, int] | None = None
-    for name, a in zip(names, arguments, strict=True):
-        if a.batch is None:
-            continue
-        if first is not None and a.batch != first[1]:
-            raise DataError(
-                f"{name}: every batched array must have the same number of rows, got {a.batch} rows where {first[0]} has "
-                f"{first[1]}; pass a value that all rows share without the batch axis"
-            )
-        first = first or (name, a.batch)
-    return None if first is None else first[1]
 
 
 def _unwrap(parts: list[Array]) -> Array | tuple[Array, ...]:

@@ -1,0 +1,93 @@
+"""Costs and their gradient on the CasADi path, for models without a compiled form: slow, in double precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import casadi as ca
+import numpy as np
+from numpy.typing import NDArray
+
+from ..base.arrays import Float64Array, call
+from ..integrate.batch import Batch
+from ..integrate.casadi_path import CasadiEngine
+from ..integrate.results import Gradient, Sweep
+from ..integrate.solvers import RungeKutta
+from .expressions import Functions
+
+#: Which inputs (t, x, u, p, d, w) of a cost are the same for all rows.
+_SHARED = [False, False, False, True, False, False]
+
+
+class CasadiCostEngine(CasadiEngine):
+    """Offers what an objective uses of the compiled engine."""
+
+    def __init__(self, functions: Functions, solver: RungeKutta, n_err: int) -> None:
+        super().__init__(functions.rhs, solver, n_err)
+        self._costs = [(f, last) for f, last in ((functions.cost, False), (functions.terminal, True)) if f is not None]
+
+    def losses(
+        self, batch: Batch, x0: NDArray[Any], p: NDArray[Any], d: NDArray[Any], w: NDArray[Any]
+    ) -> tuple[Float64Array, Sweep]:
+        """Cost of each trajectory (B,), infinite where it failed."""
+        x, sweep = self.simulate(batch, x0, p)
+        loss = np.where(sweep.success, 0.0, np.inf)
+        for function, last in self._costs:
+            b, inputs = self._rows(batch, x, p, d, w, sweep, last)[::2]
+            if b.size:
+                values = call(function.map(b.size, _SHARED), *inputs)[0]
+                np.add.at(loss, b, values.ravel())
+        return loss, sweep
+
+    def gradient(
+        self,
+        batch: Batch,
+        x0: NDArray[Any],
+        p: NDArray[Any],
+        d: NDArray[Any],
+        w: NDArray[Any],
+        scale: Float64Array,
+        *,
+        checkpoints: int | None = None,
+    ) -> Gradient:
+        """Costs, and the gradient of ``sum(scale * loss)`` over the trajectories that succeed."""
+        loss, sweep = self.losses(batch, x0, p, d, w)
+        x = self.simulate(batch, x0, p)[0]
+        seeds, p_bar = np.zeros(x.shape), np.zeros(self.n_params)
+        for function, last in self._costs:
+            b, k, inputs = self._rows(batch, x, p, d, w, sweep, last)
+            if b.size:
+                reverse = self._reverse_of(function).map(b.size, [*_SHARED, False])
+                x_bars, p_bars = call(reverse, *inputs, scale[b][None, :])
+                np.add.at(seeds, (b, k), x_bars.reshape(self.nx, b.size).T)
+                p_bar += p_bars.reshape(self.n_params, b.size).sum(axis=1)
+        made = self.vjp(batch, x0, p, seeds.astype(batch.dtype))
+        return Gradient(made.p_bar + p_bar.astype(batch.dtype), made.x0_bar, None, sweep, loss)
+
+    def _reverse_of(self, function: ca.Function) -> ca.Function:
+        """(t, x, u, p, d, w, seed) -> adjoints of x and p."""
+        inputs = [ca.MX.sym(function.name_in(i), function.sparsity_in(i)) for i in range(6)]
+        seed = ca.MX.sym("seed")
+        bars = ca.reverse([function(*inputs)], [inputs[1], inputs[3]], [[seed]])[0]
+        return ca.Function("reverse", [*inputs, seed], [ca.densify(v) for v in bars])
+
+    def _rows(
+        self,
+        batch: Batch,
+        x: NDArray[Any],
+        p: NDArray[Any],
+        d: NDArray[Any],
+        w: NDArray[Any],
+        sweep: Sweep,
+        last: bool,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[Any]]]:
+        """Trajectory and save time of every row that counts, and the cost's inputs with a row per column."""
+        shape = (batch.size, batch.n_save)
+        counts = np.broadcast_to(batch.counts[:, None], (batch.size, 1))
+        grid = np.broadcast_to(np.arange(batch.n_save), shape)
+        wanted = (grid == counts - 1) if last else (grid < counts)
+        b, k = np.nonzero(wanted & sweep.success[:, None])
+        u = batch.saved_controls(0, batch.size)
+        parts = [batch.ts[..., None], x, u, p, d, w]
+        full = [v if v is p else np.broadcast_to(v, (*shape, v.shape[-1]))[b, k].T for v in parts]
+        return b, k, full
