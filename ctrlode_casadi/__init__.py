@@ -3,14 +3,52 @@
 A model ``xdot = f(t, x, u, p)`` with neural networks inside is a CasADi graph. The same object is simulated and
 differentiated in compiled SIMD lanes, trained with SciPy or IPOPT, and used in optimal control and other CasADi models.
 
-Start with ``ControlledODE``, a control such as ``PiecewiseLinear``, ``Simulator`` and ``Objective``; docs/getting_started
-shows them together.
+Start with ``ControlledODE``, a control such as ``PiecewiseLinear``, ``Simulator`` and ``Objective``;
+docs/getting_started shows them together.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names for type checkers, which do not see through __getattr__
+    from .base.errors import (
+        ControlError as ControlError,
+        CtrlodeError as CtrlodeError,
+        DataError as DataError,
+        IntegrationWarning as IntegrationWarning,
+        MissingExtra as MissingExtra,
+        ModelError as ModelError,
+        SolverError as SolverError,
+        UnsupportedOperation as UnsupportedOperation,
+    )
+    from .base.status import Status as Status
+    from .controls.constant import Constant as Constant
+    from .controls.cubic import Akima as Akima, CubicHermite as CubicHermite, CubicSpline as CubicSpline, Pchip as Pchip
+    from .controls.kinds import PiecewiseConstant as PiecewiseConstant, PiecewiseLinear as PiecewiseLinear
+    from .fitting.initial import Free as Free, InitialState as InitialState
+    from .fitting.objective import Objective as Objective
+    from .integrate.sensitivity import Adjoint as Adjoint, ContinuousAdjoint as ContinuousAdjoint, Forward as Forward
+    from .integrate.simulator import Simulator as Simulator
+    from .integrate.solvers import (
+        BS3 as BS3,
+        DOP853 as DOP853,
+        RK4 as RK4,
+        Dopri5 as Dopri5,
+        Euler as Euler,
+        Heun as Heun,
+        Midpoint as Midpoint,
+        Tsit5 as Tsit5,
+    )
+    from .integrate.trajectories import Trajectories as Trajectories
+    from .lowering.batched import compile as compile
+    from .model import init as init
+    from .model.activations import activations as activations
+    from .model.combinators import Lambda as Lambda, Parallel as Parallel, Scale as Scale, Skip as Skip
+    from .model.layers import Chain as Chain, Dense as Dense
+    from .model.layout import ParameterLayout as ParameterLayout
+    from .model.ode import ControlledODE as ControlledODE
 
 __version__ = "0.1.0"
 
@@ -46,6 +84,7 @@ _HOME = {
     "DOP853": "integrate.solvers",
     "Adjoint": "integrate.sensitivity",
     "Forward": "integrate.sensitivity",
+    "ContinuousAdjoint": "integrate.sensitivity",
     "Simulator": "integrate.simulator",
     "Trajectories": "integrate.trajectories",
     # fitting
@@ -68,7 +107,7 @@ _HOME = {
 _MODULES = {"init": "model.init"}
 _TABLES = {"activations": "model.activations"}
 
-__all__ = ["__version__", *_HOME, *_MODULES, *_TABLES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME, *_MODULES, *_TABLES]
 
 
 def __getattr__(name: str) -> Any:

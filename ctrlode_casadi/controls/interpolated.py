@@ -15,6 +15,7 @@ from .control import Control, Index
 from .inputs import Expression
 from .pieces import Pieces
 from .rows import row_range, selection
+from .vectorised import implementation
 
 
 class Interpolated(Control):
@@ -114,12 +115,10 @@ class Interpolated(Control):
         return inputs.read_only(t), scalar
 
     def _evaluate(self, t: Any, values: FloatArray, slopes: FloatArray, order: int) -> FloatArray:
-        from . import kernels
-
         t, scalar = self._times(t)
         rows = values.shape[0] if values.shape[0] != 1 else max(1, t.shape[0])
         out = np.empty((rows, t.shape[1], values.shape[2]), values.dtype)
-        kernels.evaluate(t, self._knots, values, slopes, *self._codes, order, out)
+        implementation(out.size).evaluate(t, self._knots, values, slopes, *self._codes, order, out)
         return out[:, 0] if scalar else out
 
     # Values at times ----------------------------------------------------------------------------------------
@@ -140,8 +139,6 @@ class Interpolated(Control):
         return self._evaluate(t, inputs.read_only(change), inputs.read_only(slopes), 0)
 
     def vjp(self, t: Any, u_bar: Any) -> FloatArray:
-        from . import kernels
-
         t, scalar = self._times(t)
         B, K, nu = self._values.shape
         rows = B if B != 1 else max(1, t.shape[0])
@@ -150,7 +147,7 @@ class Interpolated(Control):
         bar = inputs.read_only(bar.reshape(rows, t.shape[1], nu))
         values_bar = np.zeros((B, K, nu))
         slopes_bar = np.zeros((B, K, nu) if self.degree == 3 else (1, 1, 1))
-        kernels.evaluate_adjoint(t, self._knots, bar, *self._codes, values_bar, slopes_bar)
+        implementation(bar.size).evaluate_adjoint(t, self._knots, bar, *self._codes, values_bar, slopes_bar)
         if self.degree == 3:
             values_bar += self._slopes_adjoint(slice(0, B), slopes_bar)
         return values_bar.astype(self._values.dtype, copy=False)
@@ -172,11 +169,9 @@ class Interpolated(Control):
         return span
 
     def _coefficients(self, span: spans.Span, rows: slice, values: FloatArray, slopes: FloatArray) -> FloatArray:
-        from . import kernels
-
         out = np.empty((values.shape[0], span.intervals.size, self.nu, self.degree + 1), values.dtype)
         knots = self._knot_rows(rows)
-        kernels.coefficients(knots, values, slopes, span.intervals, span.modes, *self._codes, out)
+        implementation(out.size).coefficients(knots, values, slopes, span.intervals, span.modes, *self._codes, out)
         return out
 
     def pieces(self, t0: float, t1: float, start: int = 0, stop: int | None = None) -> Pieces:
@@ -190,8 +185,6 @@ class Interpolated(Control):
     def pieces_adjoint(
         self, t0: float, t1: float, coef_bar: Any, start: int = 0, stop: int | None = None
     ) -> FloatArray:
-        from . import kernels
-
         rows = row_range(start, stop, self.n_trajectories)
         span = self._span(t0, t1, rows)
         _, K, nu = self._values.shape
@@ -200,7 +193,7 @@ class Interpolated(Control):
         bar = inputs.read_only(inputs.batch("coef_bar", coef_bar, shape, np.float64))
         values_bar = np.zeros((bar.shape[0], K, nu))
         slopes_bar = np.zeros((bar.shape[0], K, nu) if self.degree == 3 else (1, 1, 1))
-        kernels.coefficients_adjoint(
+        implementation(bar.size).coefficients_adjoint(
             self._knot_rows(rows), bar, span.intervals, span.modes, *self._codes, values_bar, slopes_bar
         )
         if self.degree == 3:

@@ -107,9 +107,7 @@ def read_terms(
     if values is None:
         raise DataError(f"data: loss={loss!r} compares outputs with data, got None; pass data (B, T, ny={model.ny})")
     checked = read_weights(weights, times, model.ny, dtype)
-    width = tuple(float(v) for v in widths(values))
-    if row.squares:
-        width = (1.0,) * model.ny
+    width = (1.0,) * model.ny if row.squares else tuple(float(v) for v in widths(values))
     return DataTerms(repr(loss), Terms(row, width, terminal, running, model.ny, model.ny), values, checked)
 
 

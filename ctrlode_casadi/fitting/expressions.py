@@ -13,7 +13,6 @@ from typing import Any
 import casadi as ca
 
 from ..base.errors import DataError, ModelError
-from ..model.layout import Leaf, ParameterLayout
 from ..model.network import check_free, column
 from ..model.ode import ControlledODE
 from .losses import Loss
@@ -46,10 +45,8 @@ class Functions:
 
 
 def parameters(model: ControlledODE, p: ca.MX) -> Any:
-    """What a user's function gets as p: the tree of a layout with names, else the vector itself."""
-    layout = model.layout
-    plain = layout == ParameterLayout({"p": Leaf((layout.n,))}) or all(name.isdigit() for name in layout)
-    return p if plain else layout.unflatten(p)
+    """What a user's function gets as p, the same as in the model's own callables: a tree or the vector itself."""
+    return model.layout.unflatten(p) if model.named_parameters else p
 
 
 def scalar(name: str, source: Callable[..., Any], arguments: dict[str, Any], symbols: list[ca.MX]) -> ca.MX:

@@ -40,7 +40,7 @@ class Failure:
         return self.message
 
 
-def describe(batch: Batch, sweep: Sweep, loss: NDArray[np.float64] | None) -> Failure:
+def describe(batch: Batch, sweep: Sweep, loss: NDArray[np.float64] | None = None) -> Failure:
     """The failure of a sweep, or of a cost that is not finite."""
     failed = ~sweep.success
     if not failed.any() and loss is not None:

@@ -132,12 +132,16 @@ class Objective:
         checkpoints = how.checkpoints if isinstance(how, Adjoint) else None
         penalty = make_regularization(model, regularization)
         machine = Machine(
-            sim.solver, sim.dtype, sim.threads, size, checkpoints, lambda: sim.backend, sim._paths.reason is None
+            sim.solver,
+            sim.dtype,
+            sim.threads,
+            size,
+            checkpoints,
+            lambda: sim.backend,
+            sim.requested_backend != "casadi",
         )
         self.sim = sim
-        self._problem = Problem(
-            model, machine, start.make(model, machine), times, batch, terms, penalty
-        )
+        self._problem = Problem(model, machine, start.make(model, machine), times, batch, terms, penalty)
         self._residuals = Residuals(self._problem)
         self.np_total: int = self._problem.n_total
         self.last_failure: Failure | None = None
@@ -149,7 +153,6 @@ class Objective:
     def __call__(self, p: Any) -> tuple[float, Float64Array]:
         """Value and gradient (np_total,) at p, for ``scipy.optimize.minimize(obj, p0, jac=True)``."""
         result = self._noted(self._problem.gradient(self._theta(p)))
-        assert result.gradient is not None
         return result.value, result.gradient
 
     def value(self, p: Any) -> float:
@@ -162,9 +165,7 @@ class Objective:
 
     def hessp(self, p: Any, v: Any) -> Float64Array:
         """Product of the Hessian at p with v (np_total,), by forward over adjoint; about four gradients' cost."""
-        result = self._noted(self._problem.hessp(self._theta(p), self._theta(v, "v")))
-        assert result.gradient is not None
-        return result.gradient
+        return self._noted(self._problem.hessp(self._theta(p), self._theta(v, "v"))).gradient
 
     def hess(self, p: Any) -> Float64Array:
         """Hessian (np_total, np_total) at p, symmetric; costs np_total products."""

@@ -24,10 +24,10 @@ from .regularization import Regularization
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluation: value, gradient (None if not asked for), and the failure, if any."""
+    """One evaluation: value, gradient (empty if not asked for), and the failure, if any."""
 
     value: float
-    gradient: Float64Array | None
+    gradient: Float64Array
     failure: Failure | None
 
 
@@ -85,7 +85,7 @@ class Problem:
         typed = self.typed(theta)
         p = typed[: self.n_params]
         loss, sweep = self.engine.losses(self.batch, self.initial(typed), p, self.d, self.w)
-        return self._result(theta, loss, sweep, None)
+        return self._result(theta, loss, sweep, np.zeros(0))
 
     def gradient(self, theta: Float64Array) -> Result:
         """Value and gradient."""
@@ -97,17 +97,13 @@ class Problem:
         theta_bar[: self.n_params] = made.p_bar
         self.start.pullback(typed, made.x0_bar[:, : self.model.nx], theta_bar)
         theta_bar[: self.n_params] += self.regularization.grad(theta[: self.n_params])
-        assert made.loss is not None
         return self._result(theta, made.loss, made.sweep, theta_bar)
 
-    def _result(
-        self, theta: Float64Array, loss: NDArray[np.float64], sweep: Sweep, gradient: Float64Array | None
-    ) -> Result:
+    def _result(self, theta: Float64Array, loss: NDArray[np.float64], sweep: Sweep, gradient: Float64Array) -> Result:
         value = float(loss @ self.scale) + self.regularization.value(theta[: self.n_params])
-        if np.isfinite(value) and (gradient is None or np.isfinite(gradient).all()):
+        if np.isfinite(value) and np.isfinite(gradient).all():
             return Result(value, gradient, None)
-        zeros = None if gradient is None else np.zeros(self.n_total)
-        return Result(float("inf"), zeros, describe(self.batch, sweep, loss))
+        return Result(float("inf"), np.zeros_like(gradient), describe(self.batch, sweep, loss))
 
     def _along(self, theta: Float64Array, v: Float64Array) -> tuple[NDArray[Any], ...]:
         """Typed theta and v, initial states (x, q, dx, dq) and parameters (p, v) of the directional sweeps."""
@@ -132,7 +128,7 @@ class Problem:
         n = self.n_params
         value = float(loss @ self.scale) + float(self.regularization.grad(theta[:n]) @ v[:n])
         bad = not (np.isfinite(value) and sweep.success.all())
-        return Result(value, None, describe(self.batch, sweep, loss) if bad else None)
+        return Result(value, np.zeros(0), describe(self.batch, sweep, loss) if bad else None)
 
     def hessp(self, theta: Float64Array, v: Float64Array) -> Result:
         """Product of the Hessian with v: the gradient of the directional derivative, in place of a gradient."""
@@ -150,9 +146,7 @@ class Problem:
         product[:n] += self.regularization.hessp(theta[:n], v[:n])
         return self._result_of_product(product, made.sweep, made.loss)
 
-    def _result_of_product(
-        self, product: Float64Array, sweep: Sweep, loss: NDArray[np.float64] | None
-    ) -> Result:
+    def _result_of_product(self, product: Float64Array, sweep: Sweep, loss: NDArray[np.float64]) -> Result:
         if sweep.success.all() and np.isfinite(product).all():
             return Result(0.0, product, None)
         return Result(float("inf"), np.zeros(self.n_total), describe(self.batch, sweep, loss))

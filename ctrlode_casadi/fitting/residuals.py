@@ -141,7 +141,7 @@ class Residuals:
         return p, x0, x, sweep
 
     def _failure(self, sweep: Sweep) -> Failure | None:
-        return None if sweep.success.all() else describe(self._problem.batch, sweep, None)
+        return None if sweep.success.all() else describe(self._problem.batch, sweep)
 
     def values(self, theta: Float64Array) -> tuple[Float64Array, Failure | None]:
         """Residuals (m,); infinite for a failed trajectory."""
@@ -177,7 +177,7 @@ class Residuals:
             out[at : at + len(block)] = block
             at += len(block)
             if failure is None and not sweep.success.all():
-                failure = describe(part_of(problem.batch, first, last), sweep, None)
+                failure = describe(part_of(problem.batch, first, last), sweep)
         return out, failure
 
     def _block(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import casadi as ca
 import numpy as np
@@ -18,7 +18,6 @@ from ..base.status import Status
 from .batch import Batch, ControlBars, PieceArrays
 from .results import Gradient, Sweep, new_sweep
 from .solvers import RungeKutta, _Embedded
-from .tableaus import Tableau
 
 Array = NDArray[np.float64]
 
@@ -184,16 +183,13 @@ class CasadiEngine:
         return steps, Status.SUCCESS if good.all() else Status.NON_FINITE, saved, 0, len(steps) * self.table.main
 
     def _norm(self, error: Array, x: Array, y: Array) -> float:
-        solver = self.solver
-        assert isinstance(solver, _Embedded)
-        n = self.n_err
+        solver, n = cast(_Embedded, self.solver), self.n_err
         scale = np.asarray(solver.atol) + solver.rtol * np.maximum(np.abs(x[:n]), np.abs(y[:n]))
         return float(np.sqrt(np.mean((error[:n] / scale) ** 2)))
 
     def _error(self, step: _Step, k: Array, new: Array) -> float:
-        tab: Tableau = self.table
-        assert tab.e is not None
-        parts = [self._norm(step.h * (e @ k), step.x, new) for e in tab.e]
+        rows = cast(Array, self.table.e)  # every embedded method has error weights
+        parts = [self._norm(step.h * (e @ k), step.x, new) for e in rows]
         if len(parts) == 1 or parts[0] == 0.0:
             return parts[0]
         return parts[0] ** 2 / float(np.sqrt(parts[0] ** 2 + 0.01 * parts[1] ** 2))
@@ -214,8 +210,7 @@ class CasadiEngine:
         return h if h > 0 else 1e-6
 
     def _adaptive(self, ts: Array, control: _Control, x: Array, p: Array, out: Array) -> tuple[Any, ...]:
-        solver, tab = self.solver, self.table
-        assert isinstance(solver, _Embedded)
+        solver, tab = cast(_Embedded, self.solver), self.table
         order, beta = (tab.error_order or 0) + 1, 0.2 / ((tab.error_order or 0) + 1)
         steps: list[_Step] = []
         out[0], t, saved, rejected = x, float(ts[0]), 1, 0
@@ -262,9 +257,8 @@ class CasadiEngine:
         return [m for m in range(*step.saves) if ts[m] < step.end - 1.8e-15 * abs(step.end)]
 
     def _weights(self, step: _Step, t: float) -> Array:
-        tab = self.table
-        assert tab.P is not None
-        return tab.P @ ((t - step.t) / step.h) ** np.arange(1, tab.P.shape[1] + 1)
+        weights = cast(Array, self.table.P)  # every embedded method has dense output
+        return weights @ ((t - step.t) / step.h) ** np.arange(1, weights.shape[1] + 1)
 
     def _save(self, step: _Step, control: _Control, p: Array, new: Array, ts: Array, out: Array) -> None:
         inner = self._inner(step, ts)

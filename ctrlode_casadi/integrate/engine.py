@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import slots as s
-from . import threads, workspace
+from . import slots as s, threads, workspace
 from .batch import Batch, ControlBars, PieceArrays
 from .method import make_method
 from .results import Call, Gradient, Sweep, new_sweep

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -62,14 +62,14 @@ class Gradient:
     sweep
         Status and counters.
     loss
-        (B,) cost of each trajectory, infinite where it failed; None when seeds were given.
+        (B,) cost of each trajectory, infinite where it failed; empty when seeds were given.
     """
 
     p_bar: NDArray[Any]
     x0_bar: NDArray[Any]
     control_bars: list[ControlBars] | None
     sweep: Sweep
-    loss: NDArray[np.float64] | None = None
+    loss: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -109,8 +109,8 @@ class Simulator:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as its settings; the copy compiles, or finds its code in the cache, when first used."""
-        wanted = self._paths.wanted
-        return Simulator, (self._model, self._solver, self._sensitivity, wanted, self._threads, self._dtype.name)
+        settings = self._model, self._solver, self._sensitivity, self.requested_backend, self._threads, self.dtype
+        return Simulator, settings
 
     # --- properties ----------------------------------------------------------------------------------------------
 
@@ -138,6 +138,11 @@ class Simulator:
     def threads(self) -> int:
         """Number of threads."""
         return self._threads or available_threads()
+
+    @property
+    def requested_backend(self) -> str:
+        """The path that was asked for: "auto", "compiled" or "casadi"."""
+        return self._paths.wanted
 
     @property
     def backend(self) -> str:

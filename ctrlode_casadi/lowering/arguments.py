@@ -79,7 +79,7 @@ def batch_size(names: Sequence[str], arguments: Sequence[Argument]) -> int | Non
             continue
         if first is not None and a.batch != first[1]:
             raise DataError(
-                f"{name}: every batched array must have the same number of rows, got {a.batch} rows where {first[0]} has "
+                f"{name}: all batched arrays must have equally many rows, got {a.batch} rows where {first[0]} has "
                 f"{first[1]}; pass a value that all rows share without the batch axis"
             )
         first = first or (name, a.batch)

@@ -78,8 +78,8 @@ class CompiledFunction:
         *inputs : array_like
             As for a call.
         seeds : array_like, or sequence of array_like or None
-            For a function with one output, its seed: (B, m), or (m,) for the same in every row. Otherwise one per output,
-            None for zero.
+            For a function with one output, its seed: (B, m), or (m,) for the same in every row. Otherwise one per
+            output, None for zero.
 
         Returns
         -------
@@ -225,12 +225,12 @@ def compile(
 
     Notes
     -----
-    An input with n nonzeros is either *shared* by all rows, shape (n,), or *batched*, shape (B, n); any mixture will do.
+    An input with n nonzeros is *shared* by all rows, shape (n,), or *batched*, shape (B, n); any mixture will do.
 
     1. A scalar input (n = 1) is shared as a number or (1,), and batched as (B,) or (B, 1).
     2. A trailing axis of length one may be added: (n, 1), (B, n, 1).
-    3. A dense matrix r x c (r and c above one) may also come as (r, c) or (B, r, c). As a flat vector its entries are in
-       CasADi's column-major order, as are the nonzeros of a sparse one.
+    3. A dense matrix r x c (r and c above one) may also come as (r, c) or (B, r, c). As a flat vector its entries are
+       in CasADi's column-major order, as are the nonzeros of a sparse one.
     4. Outputs are (B, m), the m nonzeros of each; where every input is shared there is no batch axis: (m,).
     5. One output is returned as an array, several as a tuple. A batch of no rows gives empty outputs.
 

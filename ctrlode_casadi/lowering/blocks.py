@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from llvmlite import ir
@@ -28,6 +28,7 @@ from .lanes import I64, POINTER
 from .version import FINGERPRINT
 
 Array = NDArray[Any]
+Result = TypeVar("Result")
 
 _SYMBOL = "run_rows"
 _LINE = 64
@@ -49,8 +50,8 @@ def aligned(numbers: int, dtype: Any) -> Array:
 class _Emitter:
     """The function ``run_rows(packs, n, calls, n, unpacks, n, start, stop, lanes)``.
 
-    ``packs`` and ``unpacks`` are records of five integers (rows, numbers from row to row, entries, lane memory, what idle
-    lanes get: 0 the last row, 1 zeros), ``calls`` of three (kernel, its in, its out).
+    ``packs`` and ``unpacks`` are records of five integers (rows, numbers from row to row, entries, lane memory,
+    what idle lanes get: 0 the last row, 1 zeros), ``calls`` of three (kernel, its in, its out).
     """
 
     def __init__(self, number: ir.Type) -> None:
@@ -233,7 +234,7 @@ class Batch:
         bounds = [min(k * blocks // n * lanes, self.size) for k in range(n + 1)]
         return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
-    def over(self, work: Callable[[slice], Array | None], shares: Sequence[slice]) -> Iterator[Array | None]:
+    def over(self, work: Callable[[slice], Result], shares: Sequence[slice]) -> Iterator[Result]:
         """Results of ``work`` for each share, in order."""
         if self.threads == 1 or len(shares) <= 1:
             return map(work, shares)

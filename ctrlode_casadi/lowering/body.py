@@ -25,6 +25,11 @@ def allocate(c: Context, numbers: int) -> ir.Value:
         pointer = c.b.alloca(ir.ArrayType(c.scalar, max(numbers, 1)))
         pointer.align = 64
         pointer.type = POINTER
+        if c.target.lanes == 1:
+            # One trajectory's vectors have mixed widths. Promoted to registers, narrow stores under a wide load become
+            # selects with constant masks, on which LLVM 22 fails an assertion in EarlyCSE ("Scope imbalance!") and
+            # aborts the process. An empty instruction that is given the address keeps the memory in memory.
+            c.b.asm(ir.FunctionType(ir.VoidType(), [POINTER]), "", "r", [pointer], True)
     return pointer
 
 

@@ -19,7 +19,7 @@ from .views import Views, find_views
 def vjp_function(function: ca.Function, uniform: int) -> ca.Function:
     """(inputs, seeds) -> (outputs, bars of the varying inputs, bar of the uniform input), made by CasADi's AD."""
     ins = [ca.MX.sym(function.name_in(i), function.sparsity_in(i)) for i in range(function.n_in())]
-    outs = function.call(ins, True, False)
+    outs = function.call(ins, function.is_a("MXFunction"), False)
     seeds = [ca.MX.sym(f"seed{j}", o.sparsity()) for j, o in enumerate(outs)]
     stacked = ca.vertcat(*[_nonzeros(o) for o in outs])
     seed = ca.vertcat(*[_nonzeros(s) for s in seeds])
@@ -29,7 +29,7 @@ def vjp_function(function: ca.Function, uniform: int) -> ca.Function:
 
 
 def _nonzeros(x: ca.MX) -> ca.MX:
-    return x if x.is_column() and x.is_dense() else x.nz[:]
+    return x if x.is_column() and x.is_dense() else ca.vec(x.nz[:])
 
 
 @dataclass(frozen=True)

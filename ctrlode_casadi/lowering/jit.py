@@ -65,7 +65,8 @@ def compile_module(module: ir.Module) -> tuple[bytes, float]:
         module.data_layout = str(tm.target_data)
         parsed = llvm.parse_assembly(str(module))
         parsed.verify()
-        # The emitters have vectorised and blocked already: level 1 runs within 3 % of level 3, compiled in half the time.
+        # The emitters have vectorised and blocked already: level 1 runs within 3 % of level 3 and compiles in half the
+        # time.
         options = llvm.create_pipeline_tuning_options(speed_level=1)
         options.slp_vectorization = False
         options.loop_vectorization = False

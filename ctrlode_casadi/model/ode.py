@@ -68,6 +68,8 @@ class ControlledODE:
         Numbers of states, controls, parameters, outputs and algebraic variables.
     layout : ParameterLayout
         Names of the parameters; one block "p" when only their number is known.
+    named_parameters : bool
+        True when callables get p unflattened: `params` is a layout or a dict of blocks.
     network : Network or None
         The network when the right-hand side is one.
     has_output : bool
@@ -97,6 +99,7 @@ class ControlledODE:
     nz: int
     ny: int
     layout: ParameterLayout
+    named_parameters: bool
     network: Network | None
     has_output: bool
     state_names: tuple[str, ...]
@@ -129,9 +132,9 @@ class ControlledODE:
                 "output=lambda t, x, u, p: net(x, p.decoder), with params=ParameterLayout(decoder=net, ...)"
             )
         network = _checked_network(rhs, nx, nu, nz, params) if isinstance(rhs, Network) else None
-        layout, tree = _layout(rhs, params)
+        layout, named = _layout(rhs, params)
         symbols = _symbols(nx, nu, layout.n, nz)
-        p = layout.unflatten(symbols["p"]) if tree else symbols["p"]
+        p = layout.unflatten(symbols["p"]) if named else symbols["p"]
         xdot = (
             network(ca.vertcat(symbols["x"], symbols["u"]) if nu else symbols["x"], symbols["p"])
             if network is not None
@@ -150,6 +153,7 @@ class ControlledODE:
             "nz": nz,
             "ny": y.numel(),
             "layout": layout,
+            "named_parameters": named,
             "network": network,
             "has_output": output is not None,
             "state_names": states,

@@ -128,8 +128,40 @@ def test_jacobian_of_ragged_records() -> None:
     np.testing.assert_allclose(obj.jac_operator(P).T @ r, gradient / 2, rtol=1e-10, atol=1e-12)
 
 
-def test_composed_networks_to_second_order() -> None:
-    obj, p = composed(5)
+@pytest.mark.parametrize("solver", [co.Tsit5(rtol=1e-10, atol=1e-12), co.BS3(steps_per_interval=3)])
+def test_second_order_with_other_methods(solver: Any) -> None:
+    """With the steps held constant, products are exact for those steps; differences see the steps change."""
+    e = Experiment(9)
+    e.sim = co.Simulator(e.model, solver=solver, threads=1)
+    obj = e.objective(running=lambda t, x, u, y, p: x[0] ** 2 * p[2])
+    v = e.rng.standard_normal(NP)
+    product = obj.hessp(P, v)
+    np.testing.assert_allclose(product, differences(obj, P, v), rtol=1e-6, atol=1e-7 * np.abs(product).max())
+    assert v @ obj.hessp(P, np.ones(NP)) == pytest.approx(np.ones(NP) @ product, rel=1e-9)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_outputs_see_the_control_of_a_jump(side: str) -> None:
+    """At a save time on a jump, value and residuals use the same side of the control as the control itself."""
+    e = Experiment(3)
+    hold = co.PiecewiseConstant(e.ts, e.values, side=side)
+    model = co.ControlledODE(
+        lambda t, x, u, p: -p[0] * x + u, nx=1, nu=1, params=2, output=lambda t, x, u, p: x + p[1] * u
+    )
+    data = e.data[:, :, :1].copy()
+    obj = co.Objective(co.Simulator(model, solver=co.RK4()), 0.3, hold, e.ts, data=data)
+    p = np.array([0.7, 1.1])
+    value, gradient = obj(p)
+    r = obj.residuals(p)
+    assert np.sum(r**2) == pytest.approx(value, rel=1e-13)
+    np.testing.assert_allclose(2 * obj.jac(p).T @ r, gradient, rtol=1e-11)
+    first = p[1] * hold(e.ts)[:, 0, 0] + 0.3 - data[:, 0, 0]
+    np.testing.assert_allclose(r.reshape(3, 13)[:, 0] * np.sqrt(data.size), first, rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_composed_networks_to_second_order(size: int) -> None:
+    obj, p = composed(size)
     v = np.random.default_rng(0).standard_normal(p.size)
     v /= np.linalg.norm(v)
     product = obj.hessp(p, v)

@@ -6,6 +6,7 @@ import pickle
 import sys
 
 import casadi as ca
+import matplotlib
 import numpy as np
 import pytest
 
@@ -198,8 +199,7 @@ def test_output_map_and_tables():
     np.testing.assert_allclose(sol.y[0, :, 1], [1, 1, 2, 2, 3])
 
 
-def test_plot(monkeypatch, sim):
-    matplotlib = pytest.importorskip("matplotlib")
+def test_plot(sim):
     matplotlib.use("Agg")
     axes = sim(np.zeros(2), control(), P, TS).plot()
     assert len(axes.lines) == 6 and axes.get_xlabel() == "t"
@@ -218,11 +218,9 @@ def test_missing_extras_name_the_command(method, module, extra, sim, monkeypatch
 
 def test_dataframe_and_dataset(sim):
     sol = sim(np.zeros(2), control(), P, TS)
-    pytest.importorskip("pandas")
     frame = sol.to_dataframe()
     assert frame.shape == (15, 3) and frame.index.names == ["trajectory", "t"]
     np.testing.assert_array_equal(frame["x1"].to_numpy().reshape(3, 5), sol.x[:, :, 1])
-    pytest.importorskip("xarray")
     data = sol.to_xarray()
     assert data["x"].dims == ("trajectory", "time", "state")
 

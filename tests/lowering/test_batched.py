@@ -270,5 +270,5 @@ def test_misuse_is_named() -> None:
 def test_unsupported_operation_is_refused_at_once() -> None:
     x = ca.MX.sym("x", 2)
     lookup = ca.interpolant("table", "bspline", [[0.0, 1, 2, 3, 4]], [0.0, 1, 4, 9, 16])
-    with pytest.raises(UnsupportedOperation, match="OP_BSPLINE|BSpline|table"):
+    with pytest.raises(UnsupportedOperation, match=r"table.* of class BSplineInterpolant"):
         compile(ca.Function("f", [x], [lookup(x[0]) * x]))

@@ -1,4 +1,4 @@
-"""The passes: what is taped, what is fused, which movements are free, where gradients go, what simplification removes."""
+"""The passes: what is taped, fused, moved for free, accumulated in place, and simplified away."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_uniform_values_leave_the_lanes() -> None:
 
 
 def test_split_is_consistent() -> None:
-    """What the reverse kernel reads is a seed, uniform, on the tape, or computed there; the forward part makes the tape."""
+    """The reverse kernel reads seeds, uniform values, the tape and its own; the forward kernels make the tape."""
     for name in ACTIVATIONS:
         d = differentiate(dense_net([3, 5, 4, 2], name), 3)
         parts, program = d.parts, d.program
@@ -175,8 +175,17 @@ def test_read_through_a_shift_is_not_fused() -> None:
 
 @pytest.mark.parametrize(
     ("index", "want"),
-    [([2, 3, 4], (2, 1)), ([5, 3, 1], (5, -2)), ([4], (4, 1)), ([], (0, 1)), ([3, 3, 3], (3, 0)), ([0, 2, 3], None), ([1, 0, -1], None), ([-1], None)],
-)  # fmt: skip
+    [
+        ([2, 3, 4], (2, 1)),
+        ([5, 3, 1], (5, -2)),
+        ([4], (4, 1)),
+        ([], (0, 1)),
+        ([3, 3, 3], (3, 0)),
+        ([0, 2, 3], None),
+        ([1, 0, -1], None),
+        ([-1], None),
+    ],
+)
 def test_progression(index: list[int], want: tuple[int, int] | None) -> None:
     assert progression(np.array(index, dtype=np.int64)) == want
 
