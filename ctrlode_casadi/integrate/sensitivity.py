@@ -35,14 +35,20 @@ class Forward:
     Parameters
     ----------
     chunk
-        Directions integrated together; one (None) by default.
+        Directions integrated together: 1, which None means too. More are refused with `SolverError`.
     """
 
     chunk: int | None = None
 
     def __post_init__(self) -> None:
-        if self.chunk is not None:
-            _count("Forward", "chunk", self.chunk)
+        if self.chunk is None:
+            return
+        _count("Forward", "chunk", self.chunk)
+        if self.chunk != 1:
+            raise SolverError(
+                f"Forward: chunk: directions are integrated one at a time, got chunk={self.chunk}; leave it out, or use "
+                "Objective.jac, which integrates all directions together"
+            )
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from ctrlode_casadi.controls import CubicSpline, PiecewiseConstant, PiecewiseLinear
-from ctrlode_casadi.integrate import RK4, Tsit5, threads
-from ctrlode_casadi.integrate import engine as engine_module
+from ctrlode_casadi.integrate import RK4, Tsit5, engine as engine_module, threads
 from ctrlode_casadi.integrate.batch import Batch
 from ctrlode_casadi.integrate.engine import Engine
 from ctrlode_casadi.lowering.kernels import lane_kernels
