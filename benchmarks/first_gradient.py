@@ -43,9 +43,7 @@ def fresh_process(cache: Path, width: int) -> dict[str, float]:
         "CTRLODE_CACHE_DIR": str(cache / "ctrlode"),
         "NUMBA_CACHE_DIR": str(cache / "numba"),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(width)], capture_output=True, text=True, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", CHILD, str(width)], capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])

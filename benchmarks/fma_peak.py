@@ -24,8 +24,7 @@ def assembly(lanes: int, dtype: str) -> str:
     chains = range(CHAINS)
     phis = "\n".join(f"  %a{i} = phi {vector} [ %start{i}, %entry ], [ %b{i}, %loop ]" for i in chains)
     fmas = "\n".join(
-        f"  %b{i} = call {vector} @llvm.fma.v{lanes}{suffix}({vector} %a{i}, {vector} %x, {vector} %y)"
-        for i in chains
+        f"  %b{i} = call {vector} @llvm.fma.v{lanes}{suffix}({vector} %a{i}, {vector} %x, {vector} %y)" for i in chains
     )
     starts = "\n".join(f"  %start{i} = load {vector}, ptr %in, align 4" for i in chains)
     stores = "\n".join(
@@ -75,9 +74,7 @@ class Spinner:
         self.number = ctypes.c_double if dtype == "float64" else ctypes.c_float
 
     def seconds(self, iterations: int) -> float:
-        numbers = (self.number * (3 * self.lanes))(
-            *([1.0] * self.lanes + [0.999] * self.lanes + [1e-3] * self.lanes)
-        )
+        numbers = (self.number * (3 * self.lanes))(*([1.0] * self.lanes + [0.999] * self.lanes + [1e-3] * self.lanes))
         out = (self.number * (CHAINS * self.lanes))()
         start = time.perf_counter()
         self.call(iterations, ctypes.addressof(numbers), ctypes.addressof(out))

@@ -110,9 +110,7 @@ def main() -> None:
                     f"{taken['seconds']:.2f}",
                 ]
             )
-    print_table(
-        ("trajectories", "threads", "data [MB]", "copies [MB]", "beyond the data [MB]", "gradient [s]"), table
-    )
+    print_table(("trajectories", "threads", "data [MB]", "copies [MB]", "beyond the data [MB]", "gradient [s]"), table)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import composition
 import first_gradient
 import memory
 from common import milliseconds, parser, print_machine, print_table, progress, save_json
@@ -69,9 +70,7 @@ COMPARISONS = (
     ),
     Comparison("64-64 tanh, one trajectory, 1000 RK4 steps", 2.0, ONE_RECORD, (("jax scan", ONE_RECORD),)),
     Comparison("origin, 1000 trajectories", 12.0, ORIGIN_1000, (("jax scan", ORIGIN_1000),)),
-    Comparison(
-        "time per trajectory at 1000 (against at 100)", 1.0, ORIGIN_1000, (("ours", ORIGIN),), scale=10.0
-    ),
+    Comparison("time per trajectory at 1000 (against at 100)", 1.0, ORIGIN_1000, (("ours", ORIGIN),), scale=10.0),
     Comparison("64-64 tanh, 256 trajectories, 100 RK4 steps", 4.0, WIDE, (("jax scan", WIDE),)),
     Comparison("128-128 tanh, 256 trajectories, 100 RK4 steps", 3.0, WIDER, (("jax scan", WIDER),)),
     Comparison(
@@ -105,8 +104,7 @@ def agreement(ours: Worker, others: list[Worker]) -> str:
         )
     with Worker("ours", ours.workload.but(rtol=1e-10, atol=1e-12)) as exact:
         return "from exact: " + ", ".join(
-            f"{side.side} {relative_difference(side.gradient, exact.gradient):.0e}"
-            for side in [ours, *others]
+            f"{side.side} {relative_difference(side.gradient, exact.gradient):.0e}" for side in [ours, *others]
         )
 
 
@@ -168,9 +166,7 @@ def share_of_peak(runs: list[dict[str, object]]) -> list[list[str]]:
         note = f"{rate / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s"
         target, met = (">= 70 %", "met" if rate >= 0.7 * peak else "MISSED") if workload == WIDE else ("", "")
         label = f"{workload.hidden[0]}-{workload.hidden[1]}, share of the measured FMA peak"
-        rows.append(
-            [label, target, f"{100 * rate / peak:.0f} %", met, milliseconds(ours["median"]), note, ""]
-        )
+        rows.append([label, target, f"{100 * rate / peak:.0f} %", met, milliseconds(ours["median"]), note, ""])
     return rows
 
 
@@ -194,9 +190,7 @@ def print_sides(runs: list[dict[str, object]]) -> None:
                     f"{side['loss']:.7e}",
                 ]
             )
-    print_table(
-        ("work", "side", "type, threads", "first call [s]", "median [ms]", "min [ms]", "calls", "loss"), rows
-    )
+    print_table(("work", "side", "type, threads", "first call [s]", "median [ms]", "min [ms]", "calls", "loss"), rows)
     print("versions: " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())))
 
 
@@ -215,6 +209,7 @@ def main() -> None:
         runs.append(raw)
     rows += share_of_peak(runs)
     if arguments.all:
+        rows += composition.rows(rounds)
         rows += first_gradient.rows(repeats=1 if arguments.quick else 3)
         rows += memory.rows(10_000 if arguments.quick else 100_000)
     print_table(HEADER, rows)

@@ -28,9 +28,7 @@ class Side:
         simulator = co.Simulator(model, solver=solver, dtype=workload.dtype, threads=workload.threads)
         values, x0 = (np.asarray(a, workload.dtype) for a in (arrays.u, arrays.x0))
         controls = co.PiecewiseLinear(arrays.ts, values, dtype=workload.dtype)
-        self.objective = co.Objective(
-            simulator, x0, controls, arrays.ts, data=None, loss=sum_of_squares
-        )
+        self.objective = co.Objective(simulator, x0, controls, arrays.ts, data=None, loss=sum_of_squares)
         self.p = arrays.p
 
     def run(self) -> Any:

@@ -98,10 +98,7 @@ class Compiled:
         blocks = re.split(r"\n\.LBB", body[: body.index(".Lfunc_end")])[1:]
         moves = re.compile(r"v(mov|zeroupper)")
         return max(
-            sum(
-                bool(re.match(r"[v]\w+", line)) and not moves.match(line)
-                for line in map(str.strip, block.split("\n"))
-            )
+            sum(bool(re.match(r"[v]\w+", line)) and not moves.match(line) for line in map(str.strip, block.split("\n")))
             for block in blocks
         )
 
@@ -152,14 +149,9 @@ def measure(dtype: str, lanes: int, names: tuple[str, ...], rounds: int) -> None
                 "generic, AVX2": (False, ",-avx512f,-avx512dq,-avx512vl,-avx512bw")}  # fmt: skip
     if not (host.get("avx512f") and host.get("avx512dq")):
         variants = {"generic": (False, "")}
-    code = {
-        label: Compiled(emit(names, dtype, lanes, avx), avx, without)
-        for label, (avx, without) in variants.items()
-    }
+    code = {label: Compiled(emit(names, dtype, lanes, avx), avx, without) for label, (avx, without) in variants.items()}
     random = np.random.default_rng(0)
-    x, y, out = (
-        aligned(v, dtype) for v in (random.uniform(0.01, 0.99, SIZE), random.uniform(0.5, 2.0, SIZE), 0.0)
-    )
+    x, y, out = (aligned(v, dtype) for v in (random.uniform(0.01, 0.99, SIZE), random.uniform(0.5, 2.0, SIZE), 0.0))
     vectors, repetitions, ghz = SIZE // lanes, 100, clock(rounds)
     rows = []
     for name in names:

@@ -117,7 +117,9 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = importlib.import_module(f".{_MODULES[name]}", __name__)
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .base.errors import unknown_name
+
+        raise AttributeError(unknown_name(__name__, name, __all__), name=name)
     globals()[name] = value
     return value
 

@@ -18,10 +18,18 @@ extensions = [
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
+templates_path = ["_templates"]
 autosummary_generate = True
 autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+# Members of the package's own bases are shown, those of these built-in ones are not.
+autodoc_default_options = {
+    "members": True,
+    "inherited-members": "ABC,BaseException,Enum,int",
+    "special-members": "__call__",
+}
 numpydoc_show_class_members = False
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_templates"]
 html_theme = "pydata_sphinx_theme"
 html_static_path = ["_static"]
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}

@@ -1,8 +1,9 @@
 """Cascaded tanks: learn a controlled neural ODE from one measured record, then simulate a second one.
 
 A pump fills the upper of two tanks, which drains into the lower one; the level of the lower tank is measured. When the
-upper tank overflows, part of the water misses the lower tank. Known physics (Torricelli's law, overflow) stands beside two
-small networks for what the physics leaves out. Every choice below was made on the estimation record alone.
+upper tank overflows, part of the water misses the lower tank. Known physics (Torricelli's law, overflow) stands beside
+two small networks for what the physics leaves out. Structure, weight decay and starts were chosen by cross-validation
+inside the estimation record; docs/choosing.md says how often the test record was scored.
 
 Benchmark: Schoukens, Mattsson, Wigren, Noel (2016), nonlinearbenchmark.org. The initial state is the same, unknown, in
 both records: it is estimated with the parameters and used again for the test record.
@@ -35,7 +36,7 @@ PUBLISHED = (
 )
 
 
-# --- data --------------------------------------------------------------------------------------------------------------
+# --- data ------------------------------------------------------------------------------------------------------------
 
 
 def read_records(folder: str | None) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], str]:
@@ -80,13 +81,14 @@ def made_record(seed: int, n: int = 1024) -> tuple[np.ndarray, ...]:
     return t, u, y + 0.03 * rng.standard_normal(n)
 
 
-# --- model -------------------------------------------------------------------------------------------------------------
+# --- model -----------------------------------------------------------------------------------------------------------
 
 upper_net = co.Chain(co.Dense(2, 4, "tanh"), co.Dense(4, 1, weight_init=co.init.glorot_uniform(gain=0.2)))
 lower_net = co.Chain(co.Dense(3, 4, "tanh"), co.Dense(4, 1, weight_init=co.init.glorot_uniform(gain=0.2)))
 layout = co.ParameterLayout(physics=6, start=2, upper=upper_net, lower=lower_net)
 
-NOMINAL = np.array([1.9, 1.6, 1.9, 1.9, 0.9, 0.3])  # k1 k4 k2 k3 k6 l2; the parameters are logarithms of factors
+PHYSICS = ("k1", "k4", "k2", "k3", "k6", "l2")
+NOMINAL = np.array([1.9, 1.6, 1.9, 1.9, 0.9, 0.3])  # of these; the parameters are logarithms of factors
 START = np.array([5.0, 5.2])
 
 
@@ -135,7 +137,7 @@ def penalties() -> np.ndarray:
     return weight
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training --------------------------------------------------------------------------------------------------------
 
 
 def controls_of(t: np.ndarray, u: np.ndarray) -> co.PiecewiseConstant:
@@ -153,9 +155,7 @@ def train(t: np.ndarray, u: np.ndarray, y: np.ndarray, starts: int) -> tuple[np.
     found = []
     for seed in range(starts):
         p0 = layout.init(seed)
-        fit = least_squares(
-            objective.residuals, p0, jac=objective.jac, ftol=1e-5, xtol=1e-6, gtol=1e-6, max_nfev=150
-        )
+        fit = least_squares(objective.residuals, p0, jac=objective.jac, ftol=1e-5, xtol=1e-6, gtol=1e-6, max_nfev=150)
         found.append((2 * fit.cost, fit.x))
         print(f"  start {seed}: cost {2 * fit.cost:.5f} after {fit.nfev} evaluations")
     return min(found, key=lambda f: f[0])[1], [c for c, _ in found]
@@ -209,10 +209,12 @@ def main() -> None:
     fitted, predicted = simulate(p, t, u), simulate(p, t_test, u_test)
     errors = rmse(fitted, y), rmse(predicted, y_test)
     values = NOMINAL * np.exp(layout.unflatten(p).physics)
-    print("physics:", " ".join(f"{k}={v:.3f}" for k, v in zip("k1 k4 k2 k3 k6 l2".split(), values, strict=True)))
+    print("physics:", " ".join(f"{k}={v:.3f}" for k, v in zip(PHYSICS, values, strict=True)))
     try:
-        draw(options.figure, [("estimation record", t, y, fitted, errors[0]),
-                              ("test record", t_test, y_test, predicted, errors[1])])
+        draw(
+            options.figure,
+            [("estimation record", t, y, fitted, errors[0]), ("test record", t_test, y_test, predicted, errors[1])],
+        )
     except ImportError:
         print("figure: not drawn; pip install matplotlib")
     print(f"trained in {seconds:.1f} s, compilation included")

@@ -20,9 +20,7 @@ print(json.dumps({"elapsed": elapsed, "modules": sorted(sys.modules)}))
 
 
 def probe() -> dict[str, object]:
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, timeout=60)
     return json.loads(done.stdout)
 
 

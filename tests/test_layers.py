@@ -13,6 +13,7 @@ PACKAGE = "ctrlode_casadi"
 ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 
 # A layer may import the layers named here (and itself). `top` is the package's own __init__ and __main__.
+_NUMERICAL = {"base", "model", "controls", "lowering", "integrate", "fitting", "ocp"}
 ALLOWED: dict[str, set[str]] = {
     "base": set(),
     "model": {"base"},
@@ -20,33 +21,11 @@ ALLOWED: dict[str, set[str]] = {
     "lowering": {"base"},
     "integrate": {"base", "model", "controls", "lowering"},
     "fitting": {"base", "model", "controls", "lowering", "integrate"},
-    "ocp": {"base", "model", "controls", "lowering", "integrate", "fitting"},
-    "exchange": {"base", "model", "controls", "lowering", "integrate", "fitting", "ocp"},
-    "plotting": {"base", "model", "controls", "lowering", "integrate", "fitting", "ocp"},
-    "cli": {
-        "top",
-        "base",
-        "model",
-        "controls",
-        "lowering",
-        "integrate",
-        "fitting",
-        "ocp",
-        "exchange",
-        "plotting",
-    },
-    "top": {
-        "base",
-        "model",
-        "controls",
-        "lowering",
-        "integrate",
-        "fitting",
-        "ocp",
-        "exchange",
-        "plotting",
-        "cli",
-    },
+    "ocp": _NUMERICAL - {"ocp"},
+    "exchange": _NUMERICAL,
+    "plotting": _NUMERICAL,
+    "cli": _NUMERICAL | {"exchange", "plotting", "top"},
+    "top": _NUMERICAL | {"exchange", "plotting", "cli"},
 }
 OPTIMISERS = ("scipy.optimize", "cyipopt")
 HEAVY = {"numba", "llvmlite", "matplotlib", "torch", "jax", "dask", "pandas", "xarray"}

@@ -42,15 +42,11 @@ class Side:
         dtype = getattr(torch, workload.dtype)
         torch.set_default_dtype(dtype)
         arrays = make_arrays(workload)
-        self.ts, self.x0, u = (
-            torch.as_tensor(array, dtype=dtype) for array in (arrays.ts, arrays.x0, arrays.u)
-        )
+        self.ts, self.x0, u = (torch.as_tensor(array, dtype=dtype) for array in (arrays.ts, arrays.x0, arrays.u))
         self.batch = workload.batch
         self.field = Field(workload, self.ts, u)
         with torch.no_grad():
-            torch.nn.utils.vector_to_parameters(
-                torch.as_tensor(arrays.p, dtype=dtype), self.field.parameters()
-            )
+            torch.nn.utils.vector_to_parameters(torch.as_tensor(arrays.p, dtype=dtype), self.field.parameters())
         if workload.method == "rk4":
             self.options: dict[str, Any] = {"method": "rk4"}
         else:

@@ -68,7 +68,9 @@ def _as_array(name: str, value: object, error: type[CtrlodeError]) -> tuple[NDAr
     if isinstance(value, (ca.SX, ca.MX)):
         raise error(f"{name}: expected numbers, got a symbolic CasADi expression ({type(value).__name__})")
     if isinstance(value, ca.DM):
-        return dense(value), True
+        return from_dm(value), True
+    if value is None or isinstance(value, (str, bytes)):
+        raise error(f"{name}: expected an array of floats, got {value!r}")
     literal = isinstance(value, (list, tuple, range, numbers.Real))
     try:
         return np.asarray(value), not literal
@@ -96,7 +98,8 @@ def floats(
         Argument name for the message.
     value
         Array-like. Python numbers and lists may hold integers; an array with an integer, boolean, complex or
-        object type, or with the other float type, is refused, since a silent copy would hide a mistake.
+        object type, or with the other float type, is refused, since a silent copy would hide a mistake. A DM
+        column, as CasADi's solvers return it, counts as (n,).
     shape
         Expected shape, one `Axis` per axis; None skips the check.
     dtype

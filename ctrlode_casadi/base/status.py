@@ -23,19 +23,16 @@ class Status(IntEnum):
 _MESSAGES = {
     Status.SUCCESS: "The trajectory reached the last save time.",
     Status.NON_FINITE: (
-        "The state or its derivative became infinite or NaN: use smaller or bounded parameters, smaller "
-        "steps "
+        "The state or its derivative became infinite or NaN: use smaller or bounded parameters, smaller steps "
         "(steps_per_interval, rtol), or check the model at this initial state and control."
     ),
     Status.MAX_STEPS: (
-        "The step limit was reached before the last save time: raise max_steps, loosen rtol and atol, or use "
-        "a "
-        "stiff method when the steps are small without visible change of the state."
+        "The step limit was reached before the last save time: raise max_steps, or loosen rtol and atol; where the "
+        "steps are small without visible change of the state the model is stiff: use model.to_dae() with casadi.integrator."
     ),
     Status.STEP_TOO_SMALL: (
-        "The step size fell below the spacing of floating-point numbers at this time: the solution has a "
-        "singularity "
-        "or a jump, or the tolerances are too tight; loosen rtol and atol, or use a stiff method."
+        "The step size fell below the spacing of floating-point numbers at this time: the solution has a singularity "
+        "or a jump, or the tolerances are too tight; check the model there, or loosen rtol and atol."
     ),
     Status.INTERRUPTED: "The integration was interrupted before the last save time: call again to compute it anew.",
 }

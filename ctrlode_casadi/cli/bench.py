@@ -101,7 +101,5 @@ def report(trajectories: int, repeats: int, threads: int | None) -> str:
             simulator = make_simulator(solver, dtype=dtype, threads=count)
             lines.append(row(problem, label, simulator, count, repeats))
     tangent, difference = directional_disagreement(make_simulator(rk4, threads=most), problem)
-    lines.append(
-        f"adjoint against tangent sweep: {tangent:.1e}; against finite differences: {difference:.1e}"
-    )
+    lines.append(f"adjoint against tangent sweep: {tangent:.1e}; against finite differences: {difference:.1e}")
     return "\n".join(lines)

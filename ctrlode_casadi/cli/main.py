@@ -19,9 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="versions, CPU features, lanes, threads, cache, extras")
     info.set_defaults(run=_info)
 
-    bench = commands.add_parser(
-        "bench", help="the origin problem: time per gradient, compile time, agreement"
-    )
+    bench = commands.add_parser("bench", help="the origin problem: time per gradient, compile time, agreement")
     bench.add_argument("--trajectories", type=_positive, default=100, help="number of input trajectories")
     bench.add_argument("--repeats", type=_positive, default=20, help="timed calls; the median is printed")
     bench.add_argument("--threads", type=_positive, default=None, help="default: every core of this process")

@@ -48,9 +48,7 @@ class OriginProblem:
         return np.concatenate([part.ravel() for layer in self.layers for part in layer])
 
 
-def make_problem(
-    trajectories: int = REFERENCE_TRAJECTORIES, knots: int = 100, seed: int = 1111
-) -> OriginProblem:
+def make_problem(trajectories: int = REFERENCE_TRAJECTORIES, knots: int = 100, seed: int = 1111) -> OriginProblem:
     """Draw the problem; the weights and the first 100 trajectories are the same for every batch size.
 
     Parameters

@@ -1,6 +1,6 @@
 """Controls u(t): interpolation kinds, their polynomials for the time loops, and their CasADi expressions.
 
-Numba and scipy.interpolate are imported when a control is first evaluated.
+Numba is imported for the first large job, scipy.interpolate for the first slopes of a cubic kind.
 """
 
 from .constant import Constant

@@ -102,7 +102,7 @@ class CubicHermite(_Cubic):
         nu: int | None = None,
         dtype: str = "float64",
     ) -> None:
-        super().__init__(knots, values, extrapolation, nu, dtype)
+        super().__init__(knots, values, extrapolation, nu=nu, dtype=dtype)
         rows, K = self._knots.shape
         given = inputs.knot_values("slopes", slopes, rows, K, self.nu, self._values.dtype.type)
         self._values, given = _same_batch(self._values, given)
@@ -182,7 +182,7 @@ class CubicSpline(_Cubic):
         nu: int | None = None,
         dtype: str = "float64",
     ) -> None:
-        super().__init__(knots, values, extrapolation, nu, dtype)
+        super().__init__(knots, values, extrapolation, nu=nu, dtype=dtype)
         pair = (bc_type, bc_type) if isinstance(bc_type, str) else tuple(bc_type)
         for name in pair:
             if name not in BC_TYPES:
@@ -313,17 +313,6 @@ class Pchip(_LocalCubic):
     _derivative = PchipDerivative
     _formula = staticmethod(pchip_expression)
 
-    def __init__(
-        self,
-        knots: Any,
-        values: Any,
-        extrapolation: str | tuple[str, str] = "error",
-        *,
-        nu: int | None = None,
-        dtype: str = "float64",
-    ) -> None:
-        super().__init__(knots, values, extrapolation, nu, dtype)
-
     def _interpolant(self, knots: Float64Array, columns: Float64Array) -> Any:
         from scipy.interpolate import PchipInterpolator
 
@@ -356,17 +345,6 @@ class Akima(_LocalCubic):
     _derivative = AkimaDerivative
     _formula = staticmethod(akima_expression)
     _couples_trajectories = True
-
-    def __init__(
-        self,
-        knots: Any,
-        values: Any,
-        extrapolation: str | tuple[str, str] = "error",
-        *,
-        nu: int | None = None,
-        dtype: str = "float64",
-    ) -> None:
-        super().__init__(knots, values, extrapolation, nu, dtype)
 
     def _interpolant(self, knots: Float64Array, columns: Float64Array) -> Any:
         from scipy.interpolate import Akima1DInterpolator

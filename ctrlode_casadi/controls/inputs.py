@@ -14,7 +14,7 @@ from ..base.errors import ControlError, unknown_name
 #: A CasADi expression: MX, SX or DM. Operators of CasADi mix them freely, its stubs do not.
 Expression: TypeAlias = Any
 
-#: Extrapolation rules and their codes in the jitted kernels.
+#: Extrapolation rules and their codes in `formulas`.
 ERROR, HOLD, LINEAR, PERIODIC = 0, 1, 2, 3
 RULES = {"error": ERROR, "hold": HOLD, "linear": LINEAR, "periodic": PERIODIC}
 

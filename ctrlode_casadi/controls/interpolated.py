@@ -24,7 +24,13 @@ class Interpolated(Control):
     degree: ClassVar[int]
 
     def __init__(
-        self, knots: Any, values: Any, extrapolation: str | tuple[str, str], nu: int | None, dtype: str
+        self,
+        knots: Any,
+        values: Any,
+        extrapolation: str | tuple[str, str] = "error",
+        *,
+        nu: int | None = None,
+        dtype: str = "float64",
     ) -> None:
         kind = inputs.float_type(dtype)
         rows = inputs.knots_array(knots, kind)

@@ -16,10 +16,19 @@ from . import formulas
 
 Array = NDArray[Any]
 
-_jit = njit(nogil=True, cache=True)
+
+def _jit(function: Any) -> Any:
+    """Compile with Numba; kept on disk unless neither the package's nor the user's folder can be written."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # Numba: no locator available
+        return njit(nogil=True)(function)
+
+
+_inline = njit(nogil=True, inline="always")  # LLVM alone makes slower loops of these
+_outside = _inline(formulas.outside)
+_in_first_period = _inline(formulas.in_first_period)
 _ends = _jit(formulas.ends)
-_outside = _jit(formulas.outside)
-_in_first_period = _jit(formulas.in_first_period)
 _weights = _jit(formulas.weights)
 _powers = _jit(formulas.powers)
 _powers_adjoint = _jit(formulas.powers_adjoint)

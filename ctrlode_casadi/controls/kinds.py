@@ -60,7 +60,7 @@ class PiecewiseConstant(Interpolated):
         nu: int | None = None,
         dtype: str = "float64",
     ) -> None:
-        super().__init__(knots, values, extrapolation, nu, dtype)
+        super().__init__(knots, values, extrapolation, nu=nu, dtype=dtype)
         if side not in ("left", "right"):
             raise ControlError(unknown_name("side", side, ("left", "right")))
         self._side_right = side == "right"
@@ -101,14 +101,3 @@ class PiecewiseLinear(Interpolated):
     """
 
     degree: ClassVar[int] = 1
-
-    def __init__(
-        self,
-        knots: Any,
-        values: Any,
-        extrapolation: str | tuple[str, str] = "error",
-        *,
-        nu: int | None = None,
-        dtype: str = "float64",
-    ) -> None:
-        super().__init__(knots, values, extrapolation, nu, dtype)

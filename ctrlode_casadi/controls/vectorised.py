@@ -16,7 +16,7 @@ from . import formulas
 Array = NDArray[Any]
 
 #: Numbers in the result up to which NumPy is used as long as the jitted kernels are not loaded.
-SMALL = 200_000
+SMALL = 100_000
 
 
 def implementation(size: int) -> Any:
@@ -172,20 +172,28 @@ def coefficients_adjoint(
     slopes_bar: Array,
 ) -> None:
     """Transpose of `coefficients`: adds to values_bar (b, K, nu) and slopes_bar (b, K, nu)."""
-    shape = coef_bar.shape[:3]
-    origin = np.empty(intervals.shape, np.int64)
-    rise, d0, d1 = np.zeros((3, *shape))
     with np.errstate(all="ignore"):
         for which, i, k, flags in _groups(intervals, modes, degree, side_right, left, right):
             h = (knots[:, k] - knots[:, i])[..., None]
             c1, c2, c3 = (coef_bar[:, which, :, j] if j <= degree else 0.0 for j in (1, 2, 3))
-            parts = formulas.powers_adjoint(c1, c2, c3, h, *flags)
-            rise[:, which], d0[:, which], d1[:, which] = parts
-            origin[which] = intervals[which] + flags[3]
-        i = intervals[None]
-        _scatter(values_bar, (origin[None], coef_bar[..., 0]), (i, -rise), (i + 1, rise))
-        if degree == 3:
-            _scatter(slopes_bar, (i, d0), (i + 1, d1))
+            rise, d0, d1 = formulas.powers_adjoint(c1, c2, c3, h, *flags)
+            origin = coef_bar[:, which, :, 0]
+            at_left, at_right = (0.0, origin) if flags[3] else (origin, 0.0)
+            _add_ends(values_bar, i, k, (at_left, -rise), (at_right, rise), origin.shape)
+            if degree == 3:
+                _add_ends(slopes_bar, i, k, (d0,), (d1,), origin.shape)
+
+
+def _add_ends(bar: Array, i: Any, k: Any, lefts: Any, rights: Any, shape: tuple[int, ...]) -> None:
+    """Add (b, n, nu) at the left knots i and the right knots k of pieces; a number stands for an array of it."""
+    if isinstance(i, slice):
+        for part in rights:
+            bar[:, k] += part
+        for part in lefts:
+            bar[:, i] += part
+    else:
+        terms = [(index[None], np.broadcast_to(p, shape)) for index, parts in ((i, lefts), (k, rights)) for p in parts]
+        _scatter(bar, *terms)
 
 
 def _scatter(bar: Array, *terms: tuple[Array, Array]) -> None:
@@ -195,4 +203,5 @@ def _scatter(bar: Array, *terms: tuple[Array, Array]) -> None:
     rows, components = np.arange(bar.shape[0]), np.arange(bar.shape[2])
     flat = (rows[:, None, None] * bar.shape[1] + knots)[..., None] * bar.shape[2] + components
     flat = np.broadcast_to(flat, amounts.shape)
-    bar += np.bincount(flat.ravel(), amounts.ravel(), bar.size).reshape(bar.shape)
+    where = np.concatenate([np.arange(bar.size), flat.ravel()])
+    bar[...] = np.bincount(where, np.concatenate([bar.ravel(), amounts.ravel()]), bar.size).reshape(bar.shape)

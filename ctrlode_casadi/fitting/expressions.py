@@ -5,7 +5,6 @@ All have the inputs (t, x, u, p), costs also (d, w) with data and weights of one
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import casadi as ca
 from ..base.errors import DataError, ModelError
 from ..model.network import check_free, column
 from ..model.ode import ControlledODE
+from ..model.trace import call_python
 from .losses import Loss
 
 _COST_INPUTS = ("t", "x", "u", "p", "d", "w")
@@ -51,28 +51,10 @@ def parameters(model: ControlledODE, p: ca.MX) -> Any:
 
 def scalar(name: str, source: Callable[..., Any], arguments: dict[str, Any], symbols: list[ca.MX]) -> ca.MX:
     """The scalar expression that a user's function returns for its arguments, every misuse named."""
-    listed = f"({', '.join(arguments)})"
-    if not callable(source):
-        raise DataError(f"{name}: expected a callable {name}{listed}, got {type(source).__name__}")
-    try:
-        signature = inspect.signature(source)
-    except (TypeError, ValueError):  # a builtin or a casadi.Function without a signature
-        signature = None
-    if signature is not None:
-        try:
-            signature.bind(*arguments.values())
-        except TypeError as exc:
-            raise DataError(
-                f"{name}: must take the {len(arguments)} arguments {listed}, but its signature is {signature}"
-            ) from exc
-    try:
-        result = source(*arguments.values())
-    except Exception as exc:
-        exc.add_note(f"while calling {name}{listed} with CasADi MX symbols; use CasADi's functions")
-        raise
+    result = call_python(name, source, arguments, error=DataError)
     try:
         value = column(name, result, 1, "one entry, n")
-        check_free(name, value, symbols, f"its arguments {listed}")
+        check_free(name, value, symbols, f"its arguments ({', '.join(arguments)})")
     except ModelError as exc:
         raise DataError(str(exc)) from exc
     return value
@@ -209,6 +191,4 @@ def with_sensitivities(model: ControlledODE, n_columns: int) -> ca.Function:
         for j in range(nx):
             change = change + by_x[i, j] * rows[j]
         changes.append(change)
-    return ca.Function(
-        "rhs", [t, z, u, p], [ca.vertcat(value, *changes)], list(_COST_INPUTS[:4]), ["xdot"]
-    )
+    return ca.Function("rhs", [t, z, u, p], [ca.vertcat(value, *changes)], list(_COST_INPUTS[:4]), ["xdot"])

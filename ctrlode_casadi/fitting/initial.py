@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ..integrate.problem import check_states
 from ..lowering.batched import CompiledFunction
 from ..model.network import check_free, column
 from ..model.ode import ControlledODE
+from ..model.trace import call_python
 from .expressions import parameters
 
 
@@ -30,7 +30,7 @@ class Free:
     ----------
     guess
         (nx,) for one initial state that all trajectories share, or (B, nx) for one per trajectory; in the unit of
-        the states. `Objective.p0` appends it to the model's parameters.
+        the states. `Objective.append_free` appends it to the model's parameters.
     mask
         Which entries are free, boolean, (nx,) or the shape of `guess`; all by default. The others keep their guess.
 
@@ -239,23 +239,11 @@ def encoder_inputs(x0: InitialState, first_rows: FloatArray | None, dtype: Any) 
 
 def encoder_function(x0: InitialState, model: ControlledODE, n_inputs: int) -> ca.Function:
     """The `casadi.Function` (d0, p) -> x0 of an `InitialState`."""
-    if not callable(x0.fn):
-        raise DataError(f"x0: InitialState needs a callable fn(d0, p), got {type(x0.fn).__name__}")
-    d, p = ca.MX.sym("d0", n_inputs), ca.MX.sym("p", model.np)
+    name, d, p = "x0 (InitialState fn)", ca.MX.sym("d0", n_inputs), ca.MX.sym("p", model.np)
+    result = call_python(name, x0.fn, {"d0": d, "p": parameters(model, p)}, error=DataError)
     try:
-        inspect.signature(x0.fn).bind(d, p)
-    except TypeError as exc:
-        raise DataError(f"x0: the fn of InitialState must take the arguments (d0, p), got {x0.fn!r}") from exc
-    except ValueError:  # no signature to check
-        pass
-    try:
-        result = x0.fn(d, parameters(model, p))
-    except Exception as exc:
-        exc.add_note(f"while calling the fn of InitialState with an MX d0 of {n_inputs} entries")
-        raise
-    try:
-        out = column("x0 (InitialState fn)", result, model.nx, "nx")
-        check_free("x0 (InitialState fn)", out, [d, p], "d0 and p")
+        out = column(name, result, model.nx, "nx")
+        check_free(name, out, [d, p], "d0 and p")
     except ModelError as exc:
         raise DataError(str(exc)) from exc
     return ca.Function("initial", [d, p], [out], ["d0", "p"], ["x0"])

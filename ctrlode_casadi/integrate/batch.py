@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base.errors import ControlError
+
 #: Coefficients of at most this many bytes stay in memory between calls; larger batches make them chunk by chunk.
 KEEP_BYTES = 64 << 20
 #: Trajectories integrated per call of the compiled sweeps: bounds the memory for coefficients and their adjoint.
@@ -173,7 +175,10 @@ class Batch:
         return self._of(self.controls, *self.span(), *whole)
 
     def _of(self, control: Any, t0: float, t1: float, start: int, stop: int) -> PieceArrays:
-        p = control.pieces(t0, max(t1, np.nextafter(t0, np.inf)), start, stop)
+        try:
+            p = control.pieces(t0, max(t1, np.nextafter(t0, np.inf)), start, stop)
+        except ControlError as exc:
+            raise ControlError(f"ts: {str(exc).removeprefix('t: ')}") from None
         breaks, anchors = p.breaks, p.anchors
         return piece_arrays(breaks, p.stops, anchors, p.coefficients, self.dtype)
 

@@ -67,9 +67,7 @@ class SimulatorLike(Protocol):
         """dx (1, T, nx)."""
 
 
-def casadi_simulation(
-    sim: SimulatorLike, ts: Any, controls: Control | None = None, form: str = "auto"
-) -> ca.Function:
+def casadi_simulation(sim: SimulatorLike, ts: Any, controls: Control | None = None, form: str = "auto") -> ca.Function:
     """The simulation of one trajectory as a `casadi.Function` (x0, U, p) -> X.
 
     Parameters
@@ -239,15 +237,11 @@ class _Node(ca.Callback):
         """One direction at a time; CasADi loops."""
         return nadj == 1
 
-    def get_forward(
-        self, nfwd: int, name: str, inames: Sequence[str], onames: Sequence[str], opts: Any
-    ) -> ca.Function:
+    def get_forward(self, nfwd: int, name: str, inames: Sequence[str], onames: Sequence[str], opts: Any) -> ca.Function:
         """Function of the inputs, the outputs and one seed per input."""
         return self.derivative(True, name, (inames, onames))
 
-    def get_reverse(
-        self, nadj: int, name: str, inames: Sequence[str], onames: Sequence[str], opts: Any
-    ) -> ca.Function:
+    def get_reverse(self, nadj: int, name: str, inames: Sequence[str], onames: Sequence[str], opts: Any) -> ca.Function:
         """Function of the inputs, the outputs and one seed per output."""
         return self.derivative(False, name, (inames, onames))
 

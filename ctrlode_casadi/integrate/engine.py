@@ -193,8 +193,9 @@ class Engine:
         table = self._complete(call, start, ready, unis, flags, p_bars, bars)
         table[s.U_SAVES_BAR_AT] = _address(saves)
         run_groups, idle, own_rows = self._sweeps.run_groups, self._idle, ready.own_rows
+        held = (call, unis, flags, p_bars, bars, saves)  # what the table points to
 
-        def work() -> None:
+        def work(held: tuple[Any, ...] = held) -> None:
             space = idle.take(ready.sizes)
             space.prepare(table, own_rows)
             group = -1

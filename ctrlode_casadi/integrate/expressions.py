@@ -261,9 +261,7 @@ def _tableau(solver: ExplicitSolver, model: ControlledODE) -> Tableau:
     return tableau
 
 
-def _step(
-    model: ControlledODE, tableau: Tableau, t: Any, end: Any, h: Any, x: ca.MX, control: Any, p: ca.MX
-) -> ca.MX:
+def _step(model: ControlledODE, tableau: Tableau, t: Any, end: Any, h: Any, x: ca.MX, control: Any, p: ca.MX) -> ca.MX:
     """One step from t to end, of length h; `control` gives u at a time."""
     slopes: list[ca.MX] = []
     for i in range(tableau.main):

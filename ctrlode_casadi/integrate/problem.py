@@ -43,15 +43,19 @@ def check_times(ts: object, name: str = "ts") -> NDArray[np.float64]:
         ts = ts.astype(np.float64)
     array: NDArray[np.float64] = floats(name, ts, None)  # type: ignore[assignment]
     if array.ndim != 1:
-        raise DataError(f"{name}: expected one axis (T,), got shape {array.shape}; "
-                        f"pass a list of arrays for trajectories with different save times")
+        raise DataError(
+            f"{name}: expected one axis (T,), got shape {array.shape}; "
+            f"pass a list of arrays for trajectories with different save times"
+        )
     if array.size == 0:
         raise DataError(f"{name}: expected at least one time (ts[0] is the initial time), got an empty array")
     steps = np.diff(array)
     if np.any(steps <= 0):
         k = int(np.argmax(steps <= 0))
-        raise DataError(f"{name}: save times must increase strictly, got {name}[{k}]={array[k]:g} and "
-                        f"{name}[{k + 1}]={array[k + 1]:g}; sort them and remove repeated ones")
+        raise DataError(
+            f"{name}: save times must increase strictly, got {name}[{k}]={array[k]:g} and "
+            f"{name}[{k + 1}]={array[k + 1]:g}; sort them and remove repeated ones"
+        )
     return array
 
 
@@ -63,8 +67,10 @@ def check_states(name: str, value: object, nx: int, dtype: np.dtype[Any]) -> NDA
     elif array.ndim == 1:
         array = array[:, None] if nx == 1 else array[None, :]
     if array.ndim != 2 or array.shape[1] != nx:
-        raise DataError(f"{name}: expected shape (nx={nx},) or (B, nx={nx}), got {array.shape}: "
-                        f"the last axis must have nx={nx} entries")
+        raise DataError(
+            f"{name}: expected shape (nx={nx},) or (B, nx={nx}), got {array.shape}: "
+            f"the last axis must have nx={nx} entries"
+        )
     return array
 
 
@@ -73,24 +79,29 @@ def check_controls(controls: object, nu: int, dtype: np.dtype[Any]) -> int:
     if controls is None:
         if nu == 0:
             return 1
-        raise ControlError(f"controls: the model has nu={nu} controls, got None; pass for example "
-                           f"PiecewiseLinear(knots, values)")
+        raise ControlError(
+            f"controls: the model has nu={nu} controls, got None; pass for example PiecewiseLinear(knots, values)"
+        )
     parts: Sequence[Any] = controls if isinstance(controls, list | tuple) else [controls]
     for i, part in enumerate(parts):
         name = f"controls[{i}]" if isinstance(controls, list | tuple) else "controls"
         if not isinstance(part, Control):
-            raise ControlError(f"{name}: expected a control such as PiecewiseLinear(knots, values), "
-                               f"got {type(part).__name__}")
+            raise ControlError(
+                f"{name}: expected a control such as PiecewiseLinear(knots, values), got {type(part).__name__}"
+            )
         if nu == 0:
             raise ControlError(f"{name}: the model has no controls (nu=0), pass None")
         if part.nu != nu:
             raise ControlError(f"{name}: the last axis of values must have nu={nu} entries, it has {part.nu}")
         if part.values.dtype != dtype:
-            raise DataError(f"{name}: values are {part.values.dtype} and the simulator is {dtype}: float types must "
-                            f"not be mixed; make the control with dtype={dtype.name!r}")
+            raise DataError(
+                f"{name}: values are {part.values.dtype} and the simulator is {dtype}: float types must "
+                f"not be mixed; make the control with dtype={dtype.name!r}"
+            )
         if isinstance(controls, list | tuple) and part.n_trajectories != 1:
-            raise ControlError(f"{name}: in a list every control belongs to one trajectory, "
-                               f"this one has {part.n_trajectories}")
+            raise ControlError(
+                f"{name}: in a list every control belongs to one trajectory, this one has {part.n_trajectories}"
+            )
     return len(parts) if isinstance(controls, list | tuple) else parts[0].n_trajectories
 
 

@@ -46,14 +46,14 @@ class Forward:
         _count("Forward", "chunk", self.chunk)
         if self.chunk != 1:
             raise SolverError(
-                f"Forward: chunk: directions are integrated one at a time, got chunk={self.chunk}; leave it out, or use "
-                "Objective.jac, which integrates all directions together"
+                f"Forward: chunk: directions are integrated one at a time, got chunk={self.chunk}; leave it out, or "
+                f"use Objective.jac, which integrates all directions together"
             )
 
 
 @dataclass(frozen=True)
 class ContinuousAdjoint:
-    """Adjoint differential equation, solved backwards by CasADi's SUNDIALS interface; for `CVODES` and `IDAS`."""
+    """Adjoint differential equation, solved backwards by SUNDIALS; Runge-Kutta solvers refuse it."""
 
 
 Sensitivity: TypeAlias = Adjoint | Forward | ContinuousAdjoint

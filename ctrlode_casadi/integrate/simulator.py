@@ -81,7 +81,10 @@ class Simulator:
         if not isinstance(model, ControlledODE):
             raise ModelError(f"model: expected a ControlledODE, got {type(model).__name__}")
         if model.nz:
-            raise ModelError(f"model: explicit Runge-Kutta solvers cannot integrate a DAE (nz={model.nz}); use IDAS")
+            raise ModelError(
+                f"model: explicit Runge-Kutta solvers cannot integrate a DAE (nz={model.nz}); eliminate the algebraic "
+                f"states, or use model.to_dae() with casadi.integrator(..., 'idas', ...)"
+            )
         solver = Tsit5() if solver is None else solver
         if not isinstance(solver, RungeKutta):
             hint = ", such as Tsit5() or RK4()"
@@ -99,7 +102,7 @@ class Simulator:
         self._sensitivity = sensitivity_of(sensitivity)
         if isinstance(self._sensitivity, ContinuousAdjoint):
             raise SolverError(
-                f"sensitivity: ContinuousAdjoint belongs to the CasADi integrators CVODES and IDAS; use Adjoint() "
+                f"sensitivity: ContinuousAdjoint belongs to SUNDIALS, not to Runge-Kutta solvers; use Adjoint() "
                 f"with {type(solver).__name__}"
             )
         self._threads = threads
@@ -221,8 +224,10 @@ class Simulator:
         x0, batch = self._batch(x0, controls, ts)
         seeds = problem.check_seeds("xbar", xbar, batch, self._model.nx, self._dtype)
         if batch.size == 0:
-            u_bar = None if controls is None or isinstance(controls, list | tuple) else controls.values.copy()
-            return np.zeros(self._model.np, self._dtype), x0.copy(), u_bar
+            listed = isinstance(controls, list | tuple)
+            bars = [np.zeros_like(c.values[0]) for c in controls] if listed else None
+            u_bar = bars if listed or controls is None else np.zeros_like(controls.values)
+            return np.zeros(self._model.np, self._dtype), np.zeros(shape, self._dtype), u_bar
         if isinstance(self._sensitivity, Forward):
             tangent = partial(self._tangent, x0, batch, p)
             p_bar, x0_bar, u_bar = forward_vjp(tangent, x0, batch, self._model.np, seeds)
@@ -232,6 +237,8 @@ class Simulator:
             u_bar = None
             if found.control_bars:
                 u_bar = batch.values_adjoint(found.control_bars)
+        if isinstance(controls, list | tuple) and not isinstance(u_bar, list):
+            u_bar = [u_bar[0]]  # one control for all trajectories
         if int(np.prod(shape)) != x0_bar.size:
             x0_bar = x0_bar.sum(axis=0)
         return p_bar, x0_bar.reshape(shape), u_bar
@@ -287,13 +294,15 @@ class Simulator:
         """What runs: path, method, lanes, threads, code size and compile time, as text."""
         reason = f" ({self._paths.reason})" if self._paths.reason else ""
         kind = "adaptive" if self._solver.adaptive else "fixed"
-        return "\n".join([
-            f"backend: {self.backend}{reason}",
-            f"solver: {self._solver!r}, order {self._solver.order}, {kind} steps",
-            f"sensitivity: {self._sensitivity!r}",
-            f"threads: {self.threads}, dtype: {self.dtype}",
-            *self._paths.compiled_parts(),
-        ])
+        return "\n".join(
+            [
+                f"backend: {self.backend}{reason}",
+                f"solver: {self._solver!r}, order {self._solver.order}, {kind} steps",
+                f"sensitivity: {self._sensitivity!r}",
+                f"threads: {self.threads}, dtype: {self.dtype}",
+                *self._paths.compiled_parts(),
+            ]
+        )
 
     # --- parts ---------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,10 +71,14 @@ def run_workers(work: Callable[[], None], count: int, cancel: NDArray[np.int64],
         return
     extra = count - 1 if short else count
     pool = _executor(max(extra, 1))
-    futures: list[Future[None]] = [pool.submit(work) for _ in range(extra)]
+    futures: list[Future[None]] = []
     try:
+        for _ in range(extra):
+            futures.append(pool.submit(work))
         if short:
             work()
+            # Nothing is left to do: a helper that still waits behind the work of another caller is not needed.
+            futures = [future for future in futures if not future.cancel()]
         for future in futures:
             while not future.done():
                 with contextlib.suppress(TimeoutError):
@@ -82,7 +86,12 @@ def run_workers(work: Callable[[], None], count: int, cancel: NDArray[np.int64],
             future.result()
     except BaseException:
         cancel[0] = 1
-        for future in futures:
-            if not future.cancel():
-                future.exception()
+        _wait_for([future for future in futures if not future.cancel()])
         raise
+
+
+def _wait_for(futures: list[Future[None]]) -> None:
+    """Wait until the sweeps have left the caller's arrays, whatever interrupts the wait (a second Ctrl-C)."""
+    while not all(future.done() for future in futures):
+        with contextlib.suppress(BaseException):
+            wait(futures)

@@ -66,7 +66,9 @@ class Trajectories:
 
     def __getitem__(self, index: int) -> Trajectories:
         """One trajectory."""
-        i = range(len(self))[index]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"trajectories[{index}]: there are B={len(self)} trajectories")
+        i = index % len(self)
         t = self.t if self.t.ndim == 1 else self.t[i][np.isfinite(self.t[i])]
         controls = self.controls
         if isinstance(controls, list) or (controls is not None and controls.n_trajectories > 1):

@@ -159,7 +159,7 @@ class _Body(Values):
 
     def dead_end(self, end: Any) -> None:
         """A block that nothing jumps to ends at once."""
-        name = f"label %\"{end.name}\""
+        name = f'label %"{end.name}"'
         if not any(name in str(blk.terminator) for blk in self.made.blocks if blk.is_terminated):
             self.b.unreachable()
 

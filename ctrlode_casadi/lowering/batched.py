@@ -58,6 +58,10 @@ class CompiledFunction:
         self._tangent: CompiledFunction | None = None
         self._lock = threading.RLock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its settings; the copy compiles, or finds its code in the cache, when first used."""
+        return CompiledFunction, (self._f, self._lanes, self._dtype, self._threads)
+
     def __repr__(self) -> str:
         return f"CompiledFunction({self._f}, dtype={self._dtype!r})"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _SUFFIX = ".kernels"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def cache_directory() -> Path:
@@ -24,13 +24,16 @@ def cache_directory() -> Path:
     chosen = os.environ.get("CTRLODE_CACHE_DIR")
     if chosen:
         return Path(chosen)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "ctrlode_casadi"
+    variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
+    base = os.environ.get(variable)
+    if base:
+        return Path(base) / "ctrlode_casadi"
+    below = {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
+    try:
+        return Path.home() / below / "ctrlode_casadi"
+    except RuntimeError:
+        # A user without a home, as in some containers: nowhere, since others could put code into a folder in /tmp.
+        return Path(os.devnull) / "ctrlode_casadi"
 
 
 def clear_cache() -> int:
@@ -52,21 +55,27 @@ def key_of(*parts: str) -> str:
     return digest.hexdigest()
 
 
+def _checksum(data: dict[str, Any], code: bytes) -> str:
+    """Of the code and the sizes that belong to it: a wrong size would overrun work arrays."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode() + code).hexdigest()
+
+
 def load(key: str) -> tuple[dict[str, Any], bytes] | None:
     """(metadata, object code) of an entry, None if there is none or it is damaged."""
     try:
         raw = (cache_directory() / (key + _SUFFIX)).read_bytes()
         header, code = raw.split(b"\n", 1)
         meta = json.loads(header)
-        sound = meta["format"] == _FORMAT and meta["key"] == key and meta["sha256"] == hashlib.sha256(code).hexdigest()
+        data = meta["data"]
+        sound = meta["format"] == _FORMAT and meta["key"] == key and meta["sha256"] == _checksum(data, code)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return (meta["data"], code) if sound else None
+    return (data, code) if sound else None
 
 
 def store(key: str, data: dict[str, Any], code: bytes) -> None:
     """Write an entry; a cache that cannot be written is no error."""
-    meta = {"format": _FORMAT, "key": key, "sha256": hashlib.sha256(code).hexdigest(), "data": data}
+    meta = {"format": _FORMAT, "key": key, "sha256": _checksum(data, code), "data": data}
     with contextlib.suppress(OSError):
         folder = cache_directory()
         folder.mkdir(parents=True, exist_ok=True)

@@ -183,3 +183,7 @@ __all__ = [
     "uniform",
     "zeros",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(unknown_name("initialiser", name, __all__), name=name)

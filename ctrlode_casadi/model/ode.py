@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import casadi as ca
 
@@ -19,6 +19,7 @@ RightHandSide: TypeAlias = Callable[..., Any] | ca.Function | Network
 ParametersLike: TypeAlias = "int | ParameterLayout | Parametrized | Mapping[str, Any] | None"
 
 
+@runtime_checkable
 class StepMaker(Protocol):
     """A solver that can write one step of a model as a `casadi.Function`."""
 
@@ -193,6 +194,8 @@ class ControlledODE:
         dt
             Length of the step, in the unit of t.
         """
+        if not isinstance(solver, StepMaker):
+            raise ModelError(f"solver: expected a solver of the package, such as RK4(), got {solver!r}")
         return solver.step_function(self, dt)
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import casadi as ca
 
-from ..base.errors import ModelError
+from ..base.errors import DataError, ModelError
 from .network import check_free, column
 
 
@@ -39,40 +39,65 @@ def expression(
     if isinstance(source, ca.Function):
         result = _call_function(name, source, symbols, n, letter)
     else:
-        result = _call_python(name, source, symbols, p)
+        arguments = {key: p if key == "p" else symbol for key, symbol in symbols.items()}
+        result = call_python(name, source, arguments, "a casadi.Function or a network")
     joined = column(name, result, n, letter)
     check_free(name, joined, list(symbols.values()), f"its arguments {_listed(symbols)}")
     return joined
 
 
-def _listed(symbols: Mapping[str, ca.MX]) -> str:
+def _listed(symbols: Mapping[str, Any]) -> str:
     return f"({', '.join(symbols)})"
 
 
-def _call_python(name: str, source: Callable[..., Any], symbols: Mapping[str, ca.MX], p: Any) -> Any:
-    arguments = {key: p if key == "p" else symbol for key, symbol in symbols.items()}
+def call_python(
+    name: str,
+    source: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    otherwise: str = "",
+    error: type[ModelError | DataError] = ModelError,
+) -> Any:
+    """What a user's function returns for CasADi symbols.
+
+    Parameters
+    ----------
+    name
+        Argument that `source` came from, for messages.
+    source
+        Python callable.
+    arguments
+        What it gets, by name, in order.
+    otherwise
+        What else the argument may be, for the message.
+    error
+        Class of what is raised.
+
+    Raises
+    ------
+    ModelError or DataError
+        When `source` is not callable or does not take these arguments.
+    """
+    listed = _listed(arguments)
     if not callable(source):
-        raise ModelError(
-            f"{name}: expected a callable {name}{_listed(symbols)}, a casadi.Function or a network, "
-            f"got {type(source).__name__}"
-        )
+        more = f", {otherwise}" if otherwise else ""
+        raise error(f"{name}: expected a callable {name}{listed}{more}, got {type(source).__name__}")
     try:
         signature = inspect.signature(source)
-    except (TypeError, ValueError):  # a builtin without a signature
+    except (TypeError, ValueError):  # a builtin, or a casadi.Function, without a signature
         signature = None
     if signature is not None:
         try:
             signature.bind(*arguments.values())
         except TypeError as exc:
-            raise ModelError(
-                f"{name}: must take the {len(symbols)} arguments {_listed(symbols)}, but its signature is {signature}"
+            raise error(
+                f"{name}: must take the {len(arguments)} arguments {listed}, but its signature is {signature}"
             ) from exc
     try:
         return source(*arguments.values())
     except Exception as exc:
-        sizes = ", ".join(f"{key} {tuple(symbol.shape)}" for key, symbol in symbols.items())
+        shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in arguments.items() if hasattr(value, "shape"))
         exc.add_note(
-            f"while calling {name}{_listed(symbols)} with CasADi MX symbols of shapes {sizes}; use CasADi's "
+            f"while calling {name}{listed} with CasADi MX symbols of shapes {shapes}; use CasADi's "
             f"functions (ca.sin, ca.if_else, ...) instead of math, numpy on entries, and if"
         )
         raise

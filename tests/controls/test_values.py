@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.interpolate as si
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ctrlode_casadi.controls import Constant, CubicSpline, Pchip, PiecewiseConstant, PiecewiseLinear

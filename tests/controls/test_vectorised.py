@@ -61,6 +61,21 @@ def test_same_bits_with_few_knots(case, rng, random_knots, monkeypatch, K):
     assert_same(control, [np.linspace(-8.0, 8.0, 33)], monkeypatch)
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_same_bits_within_the_knots_and_of_an_empty_batch(case, rng, random_knots, monkeypatch, own):
+    knots = np.tile(np.linspace(-9.0, 12.0, 8), (3, 1)) if own else np.linspace(-9.0, 12.0, 8)
+    t = np.concatenate([np.linspace(-9.0, 12.0, 50), [np.nextafter(-9.0, -10.0), np.nextafter(12.0, 13.0)]])
+    control = case.make(knots, case.values(rng, 3, 8, 1))
+    assert_same(control, [t], monkeypatch)
+    for module in (kernels, vectorised):
+        monkeypatch.setattr(interpolated, "implementation", lambda size, module=module: module)
+        empty = control[:0]
+        coefficients = empty.pieces(-9.0, 12.0).coefficients
+        assert empty(t).shape == empty.derivative(t).shape == (0, 52, 1)
+        assert empty.vjp(t, np.zeros((0, 52, 1))).shape == (0, 8, 1)
+        assert empty.pieces_adjoint(-9.0, 12.0, coefficients).shape == (0, 8, 1)
+
+
 def test_which_implementation(monkeypatch):
     assert vectorised.implementation(1) is kernels  # loaded by the imports above
     loaded = sys.modules[kernels.__name__]

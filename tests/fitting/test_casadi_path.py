@@ -77,5 +77,3 @@ def test_a_model_that_cannot_be_compiled_runs_with_a_warning() -> None:
     strict = co.Objective(co.Simulator(odd, solver=co.RK4(), backend="compiled"), x0, None, ts, data=data)
     with pytest.raises(co.UnsupportedOperation):
         strict(p)
-
-

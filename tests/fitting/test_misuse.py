@@ -175,7 +175,10 @@ BAD: dict[str, tuple[Callable[[Experiment], Any], str]] = {
     "free guess": (without(x0=co.Free(np.zeros(3))), "Free guess.*nx=2"),
     "free mask": (without(x0=co.Free(np.zeros(2), mask=[1, 0])), "Free mask.*booleans"),
     "encoder size": (without(x0=co.InitialState(lambda d0, p: d0[0])), "InitialState fn.*nx=2"),
-    "encoder arguments": (without(x0=co.InitialState(lambda d0: d0)), r"InitialState must take .* \(d0, p\)"),
+    "encoder arguments": (
+        without(x0=co.InitialState(lambda d0: d0)),
+        r"InitialState fn\): must take the 2 arguments \(d0, p\), but its signature is \(d0\)",
+    ),
     "encoder without data": (
         without(x0=co.InitialState(lambda d0, p: d0), data=None, loss=lambda t, x, u, y, d, p: x[0]),
         "data is None",

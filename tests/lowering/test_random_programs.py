@@ -7,8 +7,7 @@ from typing import Any
 
 import casadi as ca
 import pytest
-from hypothesis import given, note, settings
-from hypothesis import strategies as st
+from hypothesis import given, note, settings, strategies as st
 
 from lowering.compare import W, check_interpreter, check_kernels, vjp
 

@@ -90,7 +90,7 @@ def test_repr_and_equality() -> None:
         (lambda: init.uniform(1, 0), "lo must not exceed hi"),
         (lambda: init.normal(-1), "std must not be negative"),
         (lambda: init.normal(float("nan")), "finite"),
-        (lambda: init.normal("a"), "dtype"),
+        (lambda: init.normal("a"), "array of floats"),
         (lambda: init.uniform(1, lo=0), "given twice"),
         (lambda: draw(init.constant), "needs value"),
     ],

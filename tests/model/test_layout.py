@@ -8,8 +8,7 @@ from typing import Any
 import casadi as ca
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ctrlode_casadi.base import DataError, ModelError
 from ctrlode_casadi.model import init
