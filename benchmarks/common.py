@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ctrlode_casadi.base.processors import available_threads
 from ctrlode_casadi.cli import info
-from ctrlode_casadi.integrate.threads import available_threads
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

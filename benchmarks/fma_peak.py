@@ -9,8 +9,8 @@ from functools import cache
 
 from llvmlite import binding
 
+from ctrlode_casadi.base.processors import available_threads
 from ctrlode_casadi.cli import info
-from ctrlode_casadi.integrate.threads import available_threads
 
 CHAINS = 12  # independent accumulators: more than latency x units of any current core, fits 16 registers
 ITERATIONS = 2_000_000

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from common import milliseconds, parser, print_machine, print_table, progress, save_json
+from common import RESULTS, milliseconds, parser, print_machine, print_table, progress, save_json
 
 FIGURE = Path(__file__).resolve().parent.parent / "docs" / "_static" / "work_precision.png"
 SAVE_TIMES = np.linspace(0.0, 10.0, 101)
@@ -122,7 +122,7 @@ def points(x0: np.ndarray, tolerances: list[float], repeats: int) -> Iterator[di
             yield {"label": label, "rtol": rtol, "error": error, "seconds": statistics.median(times)}
 
 
-def draw(taken: list[dict[str, Any]], batch: int) -> None:
+def draw(taken: list[dict[str, Any]], batch: int, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -137,8 +137,8 @@ def draw(taken: list[dict[str, Any]], batch: int) -> None:
     axes.set_ylabel(f"milliseconds for {batch} trajectories")
     axes.grid(True, which="major", alpha=0.4)
     axes.legend()
-    FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(FIGURE, dpi=130)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
@@ -153,8 +153,9 @@ def main() -> None:
     taken = list(points(x0, [10.0**-e for e in exponents], 3 if arguments.quick else 9))
     rows = [[p["label"], f"{p['rtol']:.0e}", f"{p['error']:.1e}", milliseconds(p["seconds"])] for p in taken]
     print_table(("method", "rtol = atol", "error", "median [ms]"), rows)
-    draw(taken, arguments.batch)
-    progress(f"figure: {FIGURE}\nraw numbers: {save_json('work_precision', taken)}")
+    figure = RESULTS / FIGURE.name if arguments.quick else FIGURE
+    draw(taken, arguments.batch, figure)
+    progress(f"figure: {figure}\nraw numbers: {save_json('work_precision', taken)}")
 
 
 if __name__ == "__main__":

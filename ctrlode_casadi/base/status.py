@@ -28,7 +28,8 @@ _MESSAGES = {
     ),
     Status.MAX_STEPS: (
         "The step limit was reached before the last save time: raise max_steps, or loosen rtol and atol; where the "
-        "steps are small without visible change of the state the model is stiff: use model.to_dae() with casadi.integrator."
+        "steps are small without visible change of the state the model is stiff: use model.to_dae() with "
+        "casadi.integrator."
     ),
     Status.STEP_TOO_SMALL: (
         "The step size fell below the spacing of floating-point numbers at this time: the solution has a singularity "

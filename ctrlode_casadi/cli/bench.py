@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..integrate.threads import available_threads
+from ..base.processors import available_threads
 from . import info
 from .origin_problem import OriginProblem, make_objective, make_problem, make_simulator
 

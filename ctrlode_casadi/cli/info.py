@@ -6,7 +6,7 @@ import importlib.util
 import platform
 from importlib import metadata
 
-from ..integrate.threads import available_threads
+from ..base.processors import available_threads
 
 CORE = ("numpy", "scipy", "casadi", "numba", "llvmlite")
 

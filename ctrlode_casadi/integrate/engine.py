@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base.processors import available_threads
 from . import slots as s, threads, workspace
 from .batch import Batch, ControlBars, PieceArrays
 from .method import make_method
@@ -88,7 +89,7 @@ class Engine:
         self.solver = solver
         self.n_err = nx if n_err is None else n_err
         self.dtype = np.dtype(kernels.dtype)
-        self.n_threads = n_threads or threads.available_threads()
+        self.n_threads = n_threads or available_threads()
         self.method = make_method(solver, self.n_err, self.dtype)
         self._sweeps = load_sweeps(self.dtype.name)
         self._idle = WorkspaceList()
@@ -207,8 +208,12 @@ class Engine:
                 space.prepare(table, own_rows)
             idle.give(space)
 
-        began = time.perf_counter()
-        threads.run_workers(work, min(self.n_threads, ready.groups), flags, ready.seconds)
+        began, count = time.perf_counter(), min(self.n_threads, ready.groups)
+        if not threads.run_workers(work, count, flags, ready.seconds):
+            for array in (flags, p_bars, bars, saves):
+                if array is not None:
+                    array[...] = 0
+            threads.run_workers(work, count, flags, None)
         ready.seconds = time.perf_counter() - began
         if bars is None:
             return p_bars.sum(axis=0), None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..base.arrays import floats
 from ..base.errors import DataError, IntegrationWarning, ModelError, SolverError, unknown_name
+from ..base.processors import available_threads
 from ..base.status import Status
 from ..model.ode import ControlledODE
 from . import problem
@@ -23,7 +24,6 @@ from .results import Gradient, Sweep
 from .sensitivity import Adjoint, ContinuousAdjoint, Forward, Sensitivity, sensitivity_of
 from .solvers import RungeKutta, Tsit5
 from .tangent import TangentControl
-from .threads import available_threads
 from .trajectories import Trajectories
 
 _BACKENDS = ("auto", "compiled", "casadi")
@@ -217,7 +217,7 @@ class Simulator:
         Warns
         -----
         IntegrationWarning
-            When a trajectory fails; it contributes nothing.
+            When a trajectory fails; it contributes nothing. When the gradient is not finite all the same.
         """
         p = problem.check_parameters(self._model, p, self._dtype)
         shape = np.shape(x0)
@@ -237,7 +237,7 @@ class Simulator:
             u_bar = None
             if found.control_bars:
                 u_bar = batch.values_adjoint(found.control_bars)
-        if isinstance(controls, list | tuple) and not isinstance(u_bar, list):
+        if isinstance(controls, list | tuple) and u_bar is not None and not isinstance(u_bar, list):
             u_bar = [u_bar[0]]  # one control for all trajectories
         if int(np.prod(shape)) != x0_bar.size:
             x0_bar = x0_bar.sum(axis=0)
@@ -334,6 +334,13 @@ class Simulator:
         engine = self._paths.engine(batch.size)
         found = engine.vjp(batch, x0, p, seeds, want_u=self._model.nu > 0, checkpoints=checkpoints)
         self._warn(found.sweep, batch)
+        if not (np.isfinite(found.p_bar).all() and np.isfinite(found.x0_bar).all()):
+            warnings.warn(
+                "the gradient is not finite although the trajectories are: a derivative of the model is infinite or "
+                "NaN on the way, as that of sqrt(x) at x = 0; rewrite the model, for example as sqrt(x + 1e-12)",
+                IntegrationWarning,
+                stacklevel=3,
+            )
         return found
 
     def _warn(self, sweep: Sweep, batch: Batch) -> None:

@@ -1,7 +1,9 @@
 """One pool of threads for all sweeps of the process.
 
 Sweeps release the interpreter's lock and poll a cancel flag at every step. A call that is known to be short shares the
-work with the calling thread; a long one leaves it to the pool, so that the calling thread sees Ctrl-C at once.
+work with the calling thread; a long one leaves it to the pool, so that the calling thread sees Ctrl-C at once. Should a
+call take much longer than the last one (adaptive steps where the model has become stiff), a watching thread stops its
+sweeps, and it starts again as a long one.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
@@ -21,13 +24,9 @@ SHORT = 0.25
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 _lock = threading.Lock()
-
-
-def available_threads() -> int:
-    """Number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+_watcher: threading.Thread | None = None
+#: Short calls that run: the thread's number -> (the flag that stops its sweeps, when it began).
+_running: dict[int, tuple[NDArray[np.int64], float]] = {}
 
 
 def _executor(size: int) -> ThreadPoolExecutor:
@@ -43,15 +42,44 @@ def _executor(size: int) -> ThreadPoolExecutor:
 
 def _forget_pool() -> None:
     """In a forked child the threads do not exist: start anew."""
-    global _pool, _pool_size, _lock
-    _pool, _pool_size, _lock = None, 0, threading.Lock()
+    global _pool, _pool_size, _lock, _watcher
+    _pool, _pool_size, _lock, _watcher = None, 0, threading.Lock(), None
+    _running.clear()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
-def run_workers(work: Callable[[], None], count: int, cancel: NDArray[np.int64], seconds: float | None) -> None:
+def _watch() -> None:
+    """Stop the sweeps of short calls that take long; ends after a minute without any."""
+    idle = 0
+    while idle < 60 / SHORT:
+        time.sleep(SHORT)
+        idle = 0 if _running else idle + 1
+        late = time.perf_counter() - 2 * SHORT
+        for flag, began in list(_running.values()):
+            if began < late:
+                flag[0] = 1
+
+
+def _work_here(work: Callable[[], None], cancel: NDArray[np.int64]) -> None:
+    """Run `work` in the calling thread under the eyes of the watcher."""
+    global _watcher
+    if _watcher is None or not _watcher.is_alive():
+        with _lock:
+            if _watcher is None or not _watcher.is_alive():
+                _watcher = threading.Thread(target=_watch, name="ctrlode-watch", daemon=True)
+                _watcher.start()
+    me = threading.get_ident()
+    _running[me] = cancel, time.perf_counter()
+    try:
+        work()
+    finally:
+        del _running[me]
+
+
+def run_workers(work: Callable[[], None], count: int, cancel: NDArray[np.int64], seconds: float | None) -> bool:
     """Run `work` in `count` threads at once and wait.
 
     Parameters
@@ -64,11 +92,16 @@ def run_workers(work: Callable[[], None], count: int, cancel: NDArray[np.int64],
         Flag that the sweeps poll; set when the calling thread is interrupted or a worker fails.
     seconds
         How long such a call took before, None if unknown.
+
+    Returns
+    -------
+    bool
+        False if the call took so much longer than before that its sweeps were stopped: call again with None.
     """
     short = seconds is not None and seconds < SHORT
     if short and count <= 1:
-        work()
-        return
+        _work_here(work, cancel)
+        return not cancel[0]
     extra = count - 1 if short else count
     pool = _executor(max(extra, 1))
     futures: list[Future[None]] = []
@@ -76,7 +109,7 @@ def run_workers(work: Callable[[], None], count: int, cancel: NDArray[np.int64],
         for _ in range(extra):
             futures.append(pool.submit(work))
         if short:
-            work()
+            _work_here(work, cancel)
             # Nothing is left to do: a helper that still waits behind the work of another caller is not needed.
             futures = [future for future in futures if not future.cancel()]
         for future in futures:
@@ -88,6 +121,7 @@ def run_workers(work: Callable[[], None], count: int, cancel: NDArray[np.int64],
         cancel[0] = 1
         _wait_for([future for future in futures if not future.cancel()])
         raise
+    return not cancel[0]
 
 
 def _wait_for(futures: list[Future[None]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base.errors import DataError, ModelError
+from ..base.processors import available_threads
 from .arguments import Argument, Shape, batch_size, checked_argument
 from .blocks import Batch, evaluate, pull_back
 from .jit import host
@@ -310,7 +310,7 @@ def _checked_lanes(lanes: int | None, width: int) -> int | None:
 
 def _checked_threads(threads: int | None) -> int:
     if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return available_threads()
     if not isinstance(threads, (int, np.integer)) or threads < 1:
         raise DataError(f"threads: expected a positive number or None for all processors, got {threads!r}")
     return int(threads)

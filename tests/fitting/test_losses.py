@@ -164,6 +164,25 @@ def test_regularization(kind: str) -> None:
     agree(e.objective(regularization=given), plain)
 
 
+@pytest.mark.parametrize("params", [3, {"p": 3}, co.ParameterLayout(p=3), co.Skip(co.Dense(1, 1))])
+def test_a_loss_gets_p_as_the_model_does(params: Any) -> None:
+    """A tree for a layout or dict, even with one block named p; the vector for a number or a network."""
+    seen: dict[str, type] = {}
+
+    def rhs(t: ca.MX, x: ca.MX, u: ca.MX, p: Any) -> ca.MX:
+        seen["model"] = type(p)
+        return -x
+
+    def loss(t: ca.MX, x: ca.MX, u: ca.MX, y: ca.MX, d: ca.MX, p: Any) -> ca.MX:
+        seen["loss"] = type(p)
+        return ca.sumsqr(x)
+
+    model = co.ControlledODE(rhs, nx=1, params=params)
+    co.Objective(co.Simulator(model), np.ones(1), None, np.linspace(0.0, 1.0, 3), loss=loss)
+    assert seen["loss"] is seen["model"]
+    assert (seen["loss"] is not ca.MX) == model.named_parameters == isinstance(params, dict | co.ParameterLayout)
+
+
 def test_functions_get_named_parameters() -> None:
     layout = co.ParameterLayout(rate=1, gain=2)
     model = co.ControlledODE(lambda t, x, u, p: -p.rate * x, nx=1, params=layout)

@@ -103,7 +103,7 @@ def test_bad_seeds_and_directions(sim):
         (lambda: Simulator(oscillator(), backend="gpu"), "unknown name 'gpu'"),
         (lambda: Simulator(oscillator(), backend="compield"), "did you mean 'compiled'"),
         (lambda: Simulator(oscillator(), sensitivity="adjont"), "did you mean 'adjoint'"),
-        (lambda: Simulator(oscillator(), sensitivity=ContinuousAdjoint()), "CVODES"),
+        (lambda: Simulator(oscillator(), sensitivity=ContinuousAdjoint()), r"SUNDIALS.*use Adjoint\(\)"),
         (lambda: Simulator(oscillator(), dtype="float16"), "float16"),
         (lambda: Simulator(oscillator(), threads=0), "threads"),
     ],
@@ -237,6 +237,13 @@ def test_explain(sim):
     for part in ("backend: compiled", "RK4", "order 4", "lanes", "threads"):
         assert part in text
     assert Simulator(oscillator(), backend="casadi").backend == "casadi"
+
+
+@pytest.mark.parametrize("backend", ["auto", "compiled", "casadi"])
+def test_requested_backend_compiles_nothing(backend):
+    sim = Simulator(oscillator(), backend=backend)
+    assert sim.requested_backend == pickle.loads(pickle.dumps(sim)).requested_backend == backend
+    assert not sim._paths._engines
 
 
 def test_single_precision_must_not_be_mixed():
