@@ -17,6 +17,7 @@ from .matmul import Load, inner_loop, row_blocks
 
 #: Bytes of lane-partial sums of one weight matrix above which the transposed form is used (half of a 48 KiB L1).
 PARTIAL_LIMIT = 24 * 1024
+_MOST_COLUMNS = 6  # columns whose right factors stay in registers during a pass over the rows
 _TILE_VECTORS = 4  # column vectors of a tile; fewer where registers are few
 
 
@@ -38,7 +39,8 @@ def padded(columns: int, width: int) -> int:
 def add_partial(c: Context, pointer: ir.Value, offset: int, rows: int, columns: int, left: Load, right: Load) -> None:
     """``acc[j, i] += sum_m left(i, m) * right(j, m)``, one vector per entry, rows fastest."""
     registers = c.target.registers
-    block = max(1, min(columns, 12 // registers, 4))
+    passes = -(-columns // max(1, min(_MOST_COLUMNS, 12 // registers)))
+    block = -(-columns // passes)
     full = columns // block * block
     if full:
         with c.entries_by(full, block) as first:
