@@ -53,10 +53,15 @@ def scalar(name: str, source: Callable[..., Any], arguments: dict[str, Any], sym
     """The scalar expression that a user's function returns for its arguments, every misuse named."""
     result = call_python(name, source, arguments, error=DataError)
     try:
-        value = column(name, result, 1, "one entry, n")
+        value = column(name, result, None)
         check_free(name, value, symbols, f"its arguments ({', '.join(arguments)})")
     except ModelError as exc:
         raise DataError(str(exc)) from exc
+    if value.numel() != 1:
+        raise DataError(
+            f"{name}: must return one entry (a scalar), it returned {value.numel()}; add them up, for example with "
+            f"casadi.sum1 or casadi.sumsqr"
+        )
     return value
 
 

@@ -169,6 +169,11 @@ class ComputedStates(Start):
         self._dtype, self._threads = str(inputs.dtype), threads
         self._value = self._compile(f)
 
+    @property
+    def function(self) -> ca.Function:
+        """The function (d0, p) -> x0."""
+        return self._f
+
     def _compile(self, f: ca.Function) -> CompiledFunction:
         return CompiledFunction(f, dtype=self._dtype, threads=self._threads)
 
@@ -202,7 +207,7 @@ class ComputedStates(Start):
 
     def parameter_jacobian(self, theta: NDArray[Any]) -> NDArray[Any]:
         flat = np.asarray(self._jacobian(self._inputs, theta[: self._n]))
-        return flat.reshape(flat.shape[0], -1, self._n)
+        return flat.reshape(flat.shape[0], self._f.numel_out(0), self._n)
 
 
 def free_guess(x0: Free, nx: int, dtype: Any) -> tuple[FloatArray, NDArray[np.bool_]]:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import casadi as ca
 import numpy as np
 
 from ..base.arrays import Float64Array, floats
-from ..base.errors import DataError, IntegrationWarning, UnsupportedOperation
+from ..base.errors import DataError, IntegrationWarning, ModelError
 from ..integrate.problem import check_controls, common_size
 from ..integrate.sensitivity import Adjoint
-from ..integrate.solvers import RungeKutta
+from ..integrate.simulator import Simulator
+from ..model.ode import ControlledODE
 from ..model.tree import ParameterTree
+from .copies import storable
 from .data_terms import read_terms
 from .failures import Failure
+from .initial import ComputedStates
 from .machine import Machine
 from .problem import Problem, Result
 from .records import make_batch, read_times
@@ -28,7 +32,6 @@ from .starts import read_start
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
-    from ..integrate.simulator import Simulator
     from .check import GradientReport
 
 
@@ -82,7 +85,7 @@ class Objective:
 
     Raises
     ------
-    DataError, ControlError
+    DataError, ControlError, ModelError
         For arguments that do not fit, before anything is compiled.
 
     Notes
@@ -90,7 +93,8 @@ class Objective:
     Calls take and return float64 whatever the precision of the simulator; x0, controls, data and weights must have
     the simulator's. Derivatives are those of the numbers computed: discrete adjoints with the steps held constant.
     Where a trajectory fails, the value is infinite and derivatives are zero, so that line searches back off; an
-    `IntegrationWarning` is issued once. Several threads may call one objective.
+    `IntegrationWarning` is issued once. Several threads may call one objective. It can be copied and pickled, lambdas
+    included: a copy has the same arguments, and compiles, or finds its code in the cache, when first used.
 
     Examples
     --------
@@ -114,13 +118,10 @@ class Objective:
         running: Callable[..., Any] | None = None,
         terminal: Callable[..., Any] | None = None,
     ) -> None:
+        if not isinstance(sim, Simulator):
+            hint = "; write Simulator(model)" if isinstance(sim, ControlledODE) else ""
+            raise ModelError(f"sim: expected a Simulator, got {type(sim).__name__}{hint}")
         model = sim.model
-        if model.nz or not isinstance(sim.solver, RungeKutta):
-            what = "a DAE" if model.nz else f"the solver {type(sim.solver).__name__}"
-            raise UnsupportedOperation(
-                f"sim: an objective runs on the compiled explicit methods, not on {what}; use a solver such as "
-                f"Tsit5, or build the problem from model.to_dae() in CasADi"
-            )
         dtype = np.dtype(sim.dtype)
         times = read_times(ts)
         n_controls = check_controls(controls, model.nu, dtype)
@@ -141,6 +142,7 @@ class Objective:
             sim.requested_backend != "casadi",
         )
         self.sim = sim
+        self._given = (sim, x0, controls, ts, data, loss, weights, regularization, running, terminal)
         self._problem = Problem(model, machine, start.make(model, machine), times, batch, terms, penalty)
         self._residuals = Residuals(self._problem)
         self.np_total: int = self._problem.n_total
@@ -243,7 +245,14 @@ class Objective:
         Returns
         -------
         GradientReport
-            Print it: one line per direction, with the reason where the numbers differ.
+            Print it: adjoint against tangent sweep first, which is the independent check with any solver, then one
+            line per direction, with the reason where the numbers differ.
+
+        Notes
+        -----
+        Adaptive steps change with p, which finite differences see and the exact derivatives of the numbers computed do
+        not. The steps in p are therefore large with an adaptive solver, and a difference within its tolerance is
+        reported as such; a smaller rtol shrinks it.
         """
         from .check import check_gradient
 
@@ -258,9 +267,30 @@ class Objective:
 
         return make_function(self, name)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied as its arguments; see `copies`."""
+        problem = self._problem
+        encoder = problem.start.function if isinstance(problem.start, ComputedStates) else None
+        return Objective, storable(self._given, problem.model, problem.data_terms.terms.nd, encoder)
+
     def __repr__(self) -> str:
-        p = self._problem
-        return f"Objective(B={p.batch.size}, T={p.times.n}, np_total={self.np_total}, loss={p.data_terms.name})"
+        problem = self._problem
+        terms, free = problem.data_terms.terms, problem.start.n_free
+        shortest, longest = int(problem.times.counts.min()), problem.times.n
+        times = f"{longest}" if shortest == longest else f"{shortest} to {longest}"
+        count = f"{problem.n_params} parameters" + (f" + {free} free initial states" if free else "")
+        extra = [name for name in ("running", "terminal") if getattr(terms, name) is not None]
+        solver = problem.machine.solver
+        default = type(solver)()
+        options = ", ".join(
+            f"{f.name}={getattr(solver, f.name)!r}"
+            for f in fields(solver)
+            if getattr(solver, f.name) != getattr(default, f.name)
+        )
+        return (
+            f"Objective({problem.batch.size} trajectories, {times} save times, {count}, "
+            f"loss={' + '.join([problem.data_terms.name, *extra])}, {type(solver).__name__}({options}))"
+        )
 
     # --- helpers -------------------------------------------------------------------------------------------------
 

@@ -85,7 +85,7 @@ class Problem:
         typed = self.typed(theta)
         p = typed[: self.n_params]
         loss, sweep = self.engine.losses(self.batch, self.initial(typed), p, self.d, self.w)
-        return self._result(theta, loss, sweep, np.zeros(0))
+        return self._result(theta, loss, sweep, np.zeros(0), None)
 
     def gradient(self, theta: Float64Array) -> Result:
         """Value and gradient."""
@@ -97,13 +97,26 @@ class Problem:
         theta_bar[: self.n_params] = made.p_bar
         self.start.pullback(typed, made.x0_bar[:, : self.model.nx], theta_bar)
         theta_bar[: self.n_params] += self.regularization.grad(theta[: self.n_params])
-        return self._result(theta, made.loss, made.sweep, theta_bar)
+        return self._result(theta, made.loss, made.sweep, theta_bar, made.x0_bar)
 
-    def _result(self, theta: Float64Array, loss: NDArray[np.float64], sweep: Sweep, gradient: Float64Array) -> Result:
-        value = float(loss @ self.scale) + self.regularization.value(theta[: self.n_params])
+    def _result(
+        self,
+        theta: Float64Array,
+        loss: NDArray[np.float64],
+        sweep: Sweep,
+        gradient: Float64Array,
+        bars: NDArray[Any] | None,
+    ) -> Result:
+        p = theta[: self.n_params]
+        value = float(loss @ self.scale) + self.regularization.value(p)
         if np.isfinite(value) and np.isfinite(gradient).all():
             return Result(value, gradient, None)
-        return Result(float("inf"), np.zeros_like(gradient), describe(self.batch, sweep, loss))
+        if np.isfinite(value):
+            penalty = not np.isfinite(self.regularization.grad(p)).all()
+            failure = describe(self.batch, sweep, loss, what="gradient", bars=bars, penalty=penalty)
+        else:
+            failure = describe(self.batch, sweep, loss, penalty=True)
+        return Result(float("inf"), np.zeros_like(gradient), failure)
 
     def _along(self, theta: Float64Array, v: Float64Array) -> tuple[NDArray[Any], ...]:
         """Typed theta and v, initial states (x, q, dx, dq) and parameters (p, v) of the directional sweeps."""
@@ -126,9 +139,12 @@ class Problem:
         _, _, x0, q = self._along(theta, v)
         loss, sweep = engine.losses(self.batch, x0, q, self.d, self.w)
         n = self.n_params
-        value = float(loss @ self.scale) + float(self.regularization.grad(theta[:n]) @ v[:n])
-        bad = not (np.isfinite(value) and sweep.success.all())
-        return Result(value, np.zeros(0), describe(self.batch, sweep, loss) if bad else None)
+        slope = float(self.regularization.grad(theta[:n]) @ v[:n])
+        value = float(loss @ self.scale) + slope
+        if np.isfinite(value) and sweep.success.all():
+            return Result(value, np.zeros(0), None)
+        penalty = not np.isfinite(slope)
+        return Result(value, np.zeros(0), describe(self.batch, sweep, loss, what="derivative", penalty=penalty))
 
     def hessp(self, theta: Float64Array, v: Float64Array) -> Result:
         """Product of the Hessian with v: the gradient of the directional derivative, in place of a gradient."""
@@ -143,10 +159,10 @@ class Problem:
         dx0_bar = np.ascontiguousarray(made.x0_bar[:, total : total + nx])
         self.start.pullback(a, x0_bar, product)
         self.start.pullback_tangent(a, b, dx0_bar, product)
-        product[:n] += self.regularization.hessp(theta[:n], v[:n])
-        return self._result_of_product(product, made.sweep, made.loss)
-
-    def _result_of_product(self, product: Float64Array, sweep: Sweep, loss: NDArray[np.float64]) -> Result:
-        if sweep.success.all() and np.isfinite(product).all():
+        added = self.regularization.hessp(theta[:n], v[:n])
+        product[:n] += added
+        if made.sweep.success.all() and np.isfinite(product).all():
             return Result(0.0, product, None)
-        return Result(float("inf"), np.zeros(self.n_total), describe(self.batch, sweep, loss))
+        bad, bars = not np.isfinite(added).all(), np.hstack([x0_bar, dx0_bar])
+        failure = describe(self.batch, made.sweep, made.loss, what="Hessian product", bars=bars, penalty=bad)
+        return Result(float("inf"), np.zeros(self.n_total), failure)

@@ -76,8 +76,8 @@ class Outputs:
         if not m.has_output:
             return s
         by_x, by_p = self._jacobians(*rows, p)
-        out = by_x.reshape(-1, m.ny, m.nx) @ s
-        out[:, :, : m.np] += by_p.reshape(-1, m.ny, m.np)
+        out = by_x.reshape(len(s), m.ny, m.nx) @ s
+        out[:, :, : m.np] += by_p.reshape(len(s), m.ny, m.np)
         return out
 
 
@@ -177,7 +177,7 @@ class Residuals:
             out[at : at + len(block)] = block
             at += len(block)
             if failure is None and not sweep.success.all():
-                failure = describe(part_of(problem.batch, first, last), sweep)
+                failure = describe(part_of(problem.batch, first, last), sweep, what="Jacobian")
         return out, failure
 
     def _block(
@@ -197,7 +197,7 @@ class Residuals:
             s0[:, :, :np_] = by_p[first:last]
         x, sweep = engine.simulate(part_of(problem.batch, first, last), x0, theta[:np_])
         mask = present.any(axis=2) & sweep.success[:, None]
-        sensitivity = x[..., nx:][mask].reshape(-1, nx, columns)
+        sensitivity = x[..., nx:][mask].reshape(int(mask.sum()), nx, columns)
         g = np.zeros((*present.shape, columns))
         change = self._outputs.sensitivities(self._rows(x[..., :nx], mask, first), theta[:np_], sensitivity)
         g[mask] = self._roots[first:last][mask][:, :, None] * change

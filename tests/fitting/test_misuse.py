@@ -68,6 +68,30 @@ def test_a_cost_that_is_not_finite() -> None:
     assert value == np.inf and not gradient.any()
 
 
+def test_a_gradient_that_is_not_finite() -> None:
+    import casadi as ca
+
+    model = co.ControlledODE(lambda t, x, u, p: -p * ca.sqrt(x), nx=1, params=1)
+    obj = co.Objective(co.Simulator(model, solver=co.RK4()), 0.0, None, [0.0, 0.5, 1.0], data=np.ones(3))
+    one = np.array([1.0])
+    assert np.isfinite(obj.value(one))
+    with pytest.warns(co.IntegrationWarning, match="gradient is not: .* sqrt"):
+        obj(one)
+    obj.hessp(one, one)
+    assert "regularization" not in str(obj.last_failure) and "Hessian product" in str(obj.last_failure)
+
+
+def test_a_penalty_that_is_not_finite() -> None:
+    import casadi as ca
+
+    e = Experiment(3)
+    obj = e.objective(regularization=lambda p: ca.sqrt(p[0] - P[0]))
+    with pytest.warns(co.IntegrationWarning, match="gradient of the penalty"):
+        obj(P)
+    assert obj.value(P - 1.0) == np.inf
+    assert str(obj.last_failure) == "The penalty on the parameters (regularization) is not finite."
+
+
 def test_parameters_that_are_not_numbers_are_a_failure_not_an_error() -> None:
     obj = Experiment(3).objective()
     with pytest.warns(co.IntegrationWarning):
@@ -138,6 +162,24 @@ def test_check_gradient_names_a_kink(p: float, reason: str) -> None:
     assert not report.agrees and reason in str(report)
 
 
+@pytest.mark.parametrize("rtol", [1e-4, 1e-6])
+def test_check_gradient_with_adaptive_steps_of_a_smooth_model(rtol: float) -> None:
+    e = Experiment(3)
+    sim = co.Simulator(e.model, solver=co.Tsit5(rtol=rtol, atol=1e-2 * rtol), threads=1)
+    report = co.Objective(sim, e.x0, e.controls, e.ts, data=e.data).check_gradient(P)
+    assert report.agrees and report.exact_error < 1e-12 and report.difference_error < 100 * rtol
+    text = str(report)
+    assert text.index("adjoint against tangent") < text.index("finite difference")
+    assert all(c.reason == "agree" or c.reason.startswith("adaptive steps") for c in report.checks)
+    assert "tighten rtol" in text and "lies on a kink" not in text
+
+
+def test_check_gradient_finds_a_kink_with_adaptive_steps() -> None:
+    model = co.ControlledODE(lambda t, x, u, p: co.activations["relu"](p - 0.5) - x, nx=1, params=1)
+    obj = co.Objective(co.Simulator(model), 0.0, None, np.linspace(0.0, 1.0, 21), data=np.ones(21))
+    assert "p lies on a kink" in str(obj.check_gradient(np.array([0.5])))
+
+
 def test_check_gradient_where_a_trajectory_fails() -> None:
     with pytest.warns(co.IntegrationWarning):
         assert "no derivative here" in str(explosive().check_gradient(np.array([1.0])))
@@ -161,6 +203,7 @@ BAD: dict[str, tuple[Callable[[Experiment], Any], str]] = {
     "data without loss": (without(loss=None, terminal=lambda t, x, u, y, p: x[0]), "data: without a loss"),
     "loss arguments": (without(loss=lambda t, x: x[0]), r"loss: must take the 6 arguments \(t, x, u, y, d, p\)"),
     "loss size": (without(loss=lambda t, x, u, y, d, p: x), "loss: must return one entry"),
+    "loss scalar": (without(loss=lambda t, x, u, y, d, p: x), "scalar.*it returned 2; add them up"),
     "loss nothing": (without(loss=lambda t, x, u, y, d, p: None), "loss: returned None"),
     "running": (without(running=3.0), "running: expected a callable"),
     "terminal": (without(terminal=lambda t, x: x), "terminal: must take the 5 arguments"),
@@ -213,3 +256,8 @@ def test_missing_data_in_the_first_row_of_an_encoder() -> None:
     e.data[1, 0, 0] = np.nan
     with pytest.raises(co.DataError, match="trajectory 1 is missing"):
         e.objective(co.InitialState(lambda d0, p: d0))
+
+
+def test_a_model_is_no_simulator() -> None:
+    with pytest.raises(co.ModelError, match=r"sim: expected a Simulator, got ControlledODE; write Simulator\(model\)"):
+        co.Objective(Experiment(1).model, [0.0, 0.0], None, [0.0, 1.0])  # type: ignore[arg-type]
