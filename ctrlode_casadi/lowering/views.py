@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .accumulate import Leaf, Outer
-from .program import Instruction, Program
+from .program import Program
 
 
 def progression(index: np.ndarray) -> tuple[int, int] | None:
@@ -93,8 +93,3 @@ def _consumers(program: Program, pieces: Iterable[Leaf | Outer]) -> tuple[set[in
         else:
             as_vector.update((piece.left[0], piece.right[0]))
     return as_vector, as_matrix
-
-
-def is_copy(ins: Instruction, views: Views) -> bool:
-    """Whether a gather has to be carried out."""
-    return ins.op == "gather" and ins.output not in views.owner
