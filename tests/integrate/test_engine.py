@@ -174,18 +174,18 @@ def test_interruption_stops_a_long_sweep(rng, monkeypatch):
     """Ctrl-C in the waiting thread: the sweeps stop at their next step and the engine stays usable."""
     batch, x0, d, w, _ = data(rng, 64)
     engine = make(RK4(steps_per_interval=400_000), 64, 2)
-    began = time.perf_counter()
-
+    interrupted = []
     original = threads.Future.result
 
     def interrupt(self, timeout=None):
         monkeypatch.setattr(threads.Future, "result", original)
         time.sleep(0.2)
+        interrupted.append(time.perf_counter())
         raise KeyboardInterrupt
 
     monkeypatch.setattr(threads.Future, "result", interrupt)
     with pytest.raises(KeyboardInterrupt):
         engine.losses(batch, x0, P, d, w)
-    assert time.perf_counter() - began < 1.5
+    assert time.perf_counter() - interrupted[0] < 1.0
     loss, _ = make(RK4(), 64, 2).losses(batch, x0, P, d, w)
     assert np.isfinite(loss).all()
