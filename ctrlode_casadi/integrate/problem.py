@@ -152,3 +152,22 @@ def check_seeds(name: str, value: object, batch: Batch, nx: int, dtype: np.dtype
     if array.shape != want:
         raise DataError(f"{name}: expected shape (B={want[0]}, T={want[1]}, nx={nx}), got {array.shape}")
     return np.ascontiguousarray(array)
+
+
+def check_change(batch: Batch, du: Any, dtype: np.dtype[Any]) -> Any:
+    """Change of the control values: an array like the values, a list for a list of controls, or None."""
+    if du is None:
+        return None
+    if batch.controls is None:
+        raise DataError("du: the model has no controls (nu=0), leave it out")
+    parts = batch.controls if isinstance(batch.controls, list) else [batch.controls]
+    changes = list(du) if isinstance(batch.controls, list) else [du]
+    out = []
+    for i, (control, change) in enumerate(zip(parts, changes, strict=False)):
+        array = floats("du" if len(parts) == 1 else f"du[{i}]", change, None, dtype=dtype)
+        if array.size != control.values.size:
+            raise DataError(f"du: expected the shape of controls.values {control.values.shape}, got {array.shape}")
+        out.append(array.reshape(control.values.shape))
+    if len(out) != len(parts):
+        raise DataError(f"du: expected one array per control ({len(parts)}), got {len(changes)}")
+    return out if isinstance(batch.controls, list) else out[0]

@@ -11,7 +11,6 @@ import casadi as ca
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base.arrays import floats
 from ..base.errors import DataError, IntegrationWarning, ModelError, SolverError, unknown_name
 from ..base.processors import available_threads
 from ..base.status import Status
@@ -271,7 +270,9 @@ class Simulator:
             dx0 = problem.check_states("dx0", dx0, nx, self._dtype)
             if dx0.shape[0] not in (1, batch.size):
                 raise DataError(f"dx0: axis 0 must have B={batch.size} entries or 1, it has {dx0.shape[0]}")
-        return self._tangent(x0, batch, p, dp, np.broadcast_to(dx0, (batch.size, nx)), self._check_change(batch, du))
+        return self._tangent(
+            x0, batch, p, dp, np.broadcast_to(dx0, (batch.size, nx)), problem.check_change(batch, du, self._dtype)
+        )
 
     def to_casadi(self, ts: Any, controls: Any = None, form: str = "auto") -> ca.Function:
         """The simulation of one trajectory as a `casadi.Function` (x0, U, p) -> X (nx, T).
@@ -289,6 +290,13 @@ class Simulator:
         from .callback import casadi_simulation
 
         return casadi_simulation(self, ts, controls, form)
+
+    def __repr__(self) -> str:
+        m = self._model
+        return (
+            f"Simulator(nx={m.nx}, nu={m.nu}, np={m.np}, {self._solver!r}, backend={self.requested_backend!r}, "
+            f"dtype={self._dtype.name!r})"
+        )
 
     def explain(self) -> str:
         """What runs: path, method, lanes, threads, code size and compile time, as text."""
@@ -355,24 +363,6 @@ class Simulator:
                 IntegrationWarning,
                 stacklevel=4,
             )
-
-    def _check_change(self, batch: Batch, du: Any) -> Any:
-        """Change of the control values: an array like the values, a list for a list of controls, or None."""
-        if du is None:
-            return None
-        if batch.controls is None:
-            raise DataError("du: the model has no controls (nu=0), leave it out")
-        parts = batch.controls if isinstance(batch.controls, list) else [batch.controls]
-        changes = list(du) if isinstance(batch.controls, list) else [du]
-        out = []
-        for i, (control, change) in enumerate(zip(parts, changes, strict=False)):
-            array = floats("du" if len(parts) == 1 else f"du[{i}]", change, None, dtype=self._dtype)
-            if array.size != control.values.size:
-                raise DataError(f"du: expected the shape of controls.values {control.values.shape}, got {array.shape}")
-            out.append(array.reshape(control.values.shape))
-        if len(out) != len(parts):
-            raise DataError(f"du: expected one array per control ({len(parts)}), got {len(changes)}")
-        return out if isinstance(batch.controls, list) else out[0]
 
     def _tangent(
         self, x0: NDArray[Any], batch: Batch, p: NDArray[Any], dp: NDArray[Any], dx0: NDArray[Any], du: Any

@@ -260,3 +260,8 @@ def test_to_casadi_has_derivatives():
     jacobian = ca.Function("J", [p], [ca.jacobian(f([0.1, 0.2], control()[0].values[0].T, p)[:, -1], p)])
     dx = Simulator(oscillator(), RK4()).jvp([0.1, 0.2], control()[0], P, TS, dp=np.array([0.0, 1.0, 0.0]))
     np.testing.assert_allclose(np.asarray(jacobian(P))[:, 1], dx[0, -1], rtol=1e-12)
+
+
+def test_repr_names_sizes_solver_and_back_end():
+    text = repr(Simulator(oscillator(), RK4(steps_per_interval=2), backend="casadi"))
+    assert text.startswith("Simulator(nx=2") and "RK4(steps_per_interval=2" in text and "'casadi'" in text
