@@ -14,8 +14,7 @@ from ..base.errors import DataError, ModelError
 from ..base.processors import available_threads
 from .arguments import Argument, Shape, batch_size, checked_argument
 from .blocks import Batch, evaluate, pull_back
-from .jit import host
-from .kernels import LaneKernels, lane_kernels
+from .kernels import LaneKernels, lane_kernels, lanes_for, simd_width
 from .reader import read
 
 Array = NDArray[Any]
@@ -46,7 +45,7 @@ class CompiledFunction:
                 f"casadi.Function('f', [inputs], [outputs])"
             )
         self._f, self._dtype = f, _float_name(dtype)
-        self._width = host().vector_bytes // np.dtype(self._dtype).itemsize
+        self._width = simd_width(self._dtype)
         self._lanes = _checked_lanes(lanes, self._width)
         self._threads = _checked_threads(threads)
         self.name_in, self.name_out = tuple(f.name_in()), tuple(f.name_out())
@@ -137,8 +136,7 @@ class CompiledFunction:
         lines = [f"{self._f}", f"  {self._dtype}, lanes {lanes}, up to {self._threads} threads"]
         if not self._kernels:
             lines.append("  nothing compiled yet: kernels are made at the first call")
-        made = {(pattern, k.lanes): k for (pattern, _), k in self._kernels.items()}
-        for (pattern, _), k in made.items():
+        for (pattern, _), k in self._kernels.items():
             shared = ", ".join(n for n, s in zip(self.name_in, pattern, strict=True) if s) or "nothing"
             origin = "from the cache" if k.from_cache else f"compiled in {k.compile_seconds:.2f} s"
             form = f"{k.registers} x {k.width}" if k.lanes > 1 else "vectors over the entries"
@@ -183,15 +181,16 @@ class CompiledFunction:
         return Batch.start(self._compiled(pattern, count), p, rows, count, self._threads)
 
     def _compiled(self, pattern: tuple[bool, ...], size: int) -> LaneKernels:
-        vectors = 0 if size == 1 else min(-(-size // self._width), _MANY)
         with self._lock:
-            found = self._kernels.get((pattern, vectors))
+            if pattern not in self._wrapped:
+                self._wrapped[pattern] = _with_one_uniform_input(self._f, pattern)
+            wrapped = self._wrapped[pattern]
+            lanes = self._lanes
+            if lanes is None:
+                lanes = lanes_for(min(size, _MANY * self._width), wrapped.nnz_in(0), self._dtype)
+            found = self._kernels.get((pattern, lanes))
             if found is None:
-                if pattern not in self._wrapped:
-                    self._wrapped[pattern] = _with_one_uniform_input(self._f, pattern)
-                batch = size if vectors < _MANY else _MANY * self._width
-                found = lane_kernels(self._wrapped[pattern], 0, lanes=self._lanes, dtype=self._dtype, batch=batch)
-                self._kernels[pattern, vectors] = found
+                found = self._kernels[pattern, lanes] = lane_kernels(wrapped, 0, lanes=lanes, dtype=self._dtype)
         return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,13 +10,9 @@ from llvmlite import ir
 
 from .homes import Homes, Slot
 from .lanes import POINTER, Context, Memory
+from .matmul import Load, Store
 from .program import Program
 from .views import Views, progression
-
-#: Reads one vector of an entry: (entry, register) -> vector.
-Load = Callable[["ir.Value | int", int], ir.Value]
-#: Writes one vector of an entry: (entry, register, vector).
-Store = Callable[["ir.Value | int", int, ir.Value], None]
 
 
 def allocate(c: Context, numbers: int) -> ir.Value:
@@ -130,7 +126,7 @@ class Body:
             return True
         return self.constant(base) is None and self.memory(base).varying
 
-    def writer(self, v: int) -> Callable[[ir.Value | int, int, ir.Value], None]:
+    def writer(self, v: int) -> Store:
         """How to write a value."""
         memory = self.memory(v)
         return lambda entry, m, value: self.c.store_entry(value, memory, self.c.affine(entry, 1, 0), m)

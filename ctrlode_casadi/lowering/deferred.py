@@ -15,7 +15,7 @@ from llvmlite import ir
 from . import outer
 from .accumulate import Leaf, Outer
 from .body import PiecePlace
-from .lanes import POINTER, Context
+from .lanes import I64, POINTER, Context
 
 #: Calls whose factors wait before they are added.
 SLOTS = 16
@@ -28,6 +28,11 @@ SMALLEST = 256
 def is_deferred(rows: int, columns: int) -> bool:
     """Whether the gradient of a rows x columns matrix is deferred."""
     return rows * columns >= SMALLEST
+
+
+def slot(c: Context, acc: ir.Value | None) -> ir.Value:
+    """Number of the free slot: the accumulator's first number."""
+    return c.b.fptosi(c.load_scalar(acc, c.index(0)), I64)
 
 
 def emit_flush(

@@ -9,10 +9,11 @@ from llvmlite import ir
 
 from . import matmul, outer, rows
 from .accumulate import Leaf
-from .body import Body, Load, Store, allocate
+from .body import Body, allocate
 from .elementwise import emit_elementwise
 from .homes import Inside
 from .lanes import Context, Memory
+from .matmul import Load, Store
 from .program import Instruction
 from .schedule import Accumulate, Fused, Step
 from .views import progression, strided

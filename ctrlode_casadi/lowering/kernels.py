@@ -120,14 +120,15 @@ def lane_kernels(
             f"processor: {machine.cpu} has no fused multiply-add, without which compiled lanes are slower than CasADi; "
             f"use backend='casadi'"
         )
-    width = machine.vector_bytes // (8 if dtype == "float64" else 4)
-    if lanes is not None and lanes != 1 and (lanes <= 0 or lanes % width):
-        raise UnsupportedOperation(f"lanes: must be 1 or a positive multiple of {width} for {dtype}, got {lanes}")
-    if lanes == 1 or (lanes is None and batch <= few(function.nnz_in(index))):
+    width = simd_width(dtype)
+    if lanes is None:
+        lanes = lanes_for(batch, function.nnz_in(index), dtype)
+    if lanes == 1:
         target = Target(dtype, 1, 1, machine.avx512, row_width=width)
+    elif lanes <= 0 or lanes % width:
+        raise UnsupportedOperation(f"lanes: must be 1 or a positive multiple of {width} for {dtype}, got {lanes}")
     else:
-        registers = registers_for(batch, width) if lanes is None else lanes // width
-        target = Target(dtype, width, registers, machine.avx512)
+        target = Target(dtype, width, lanes // width, machine.avx512)
     key = cache.key_of(
         function.serialize(), str(index), repr(target), machine.triple, machine.cpu, machine.features, FINGERPRINT
     )
@@ -135,6 +136,19 @@ def lane_kernels(
         if key not in _MADE:
             _MADE[key] = _make(function, index, target, key)
         return _MADE[key]
+
+
+def simd_width(dtype: str) -> int:
+    """Numbers in a SIMD vector."""
+    return host().vector_bytes // (8 if dtype == "float64" else 4)
+
+
+def lanes_for(batch: int, n_params: int, dtype: str) -> int:
+    """Lanes per block for a batch of a function with ``n_params`` uniform numbers: 1, or whole SIMD vectors."""
+    if batch <= few(n_params):
+        return 1
+    width = simd_width(dtype)
+    return registers_for(batch, width) * width
 
 
 def few(n_params: int) -> int:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 from llvmlite import ir
 
+from . import deferred
 from .accumulate import Leaf, Outer
 from .body import Body
 from .elementwise import emit_elementwise
-from .lanes import I32, I64, Context, Memory
+from .lanes import I32, Context, Memory
 from .matmul import WeightView, inner_loop
 from .outer import padded
 from .schedule import Accumulate, Fused
@@ -330,7 +331,7 @@ def _defer(body: Body, wide: Mapping[int, Context], piece: Outer, slots: tuple[i
     """Copy the factors into the free slot."""
     c, acc = body.c, body.accumulator
     rows, columns = piece.shape
-    free = deferred_slot(c, acc)
+    free = deferred.slot(c, acc)
     widths = (rows, padded(columns, max(wide)))
     for factor, n, start, stride in zip((piece.left, piece.right), (rows, columns), slots, widths, strict=True):
         memory, first, step = body.factor(*factor)
@@ -347,11 +348,6 @@ def _defer(body: Body, wide: Mapping[int, Context], piece: Outer, slots: tuple[i
             w.store_vector(_load(w, memory, i, first, step), acc, w.b.add(origin, w.affine(i, 1, 0)))
 
         over_chunks(wide, n, chunk)
-
-
-def deferred_slot(c: Context, acc: ir.Value | None) -> ir.Value:
-    """Number of the free slot: the accumulator's first number."""
-    return c.b.fptosi(c.load_scalar(acc, c.index(0)), I64)
 
 
 def _add(c: Context, pointer: ir.Value | None, at: ir.Value, value: ir.Value) -> None:

@@ -197,35 +197,14 @@ def derivative_exp_from_expm1(program: Program, derivative_only: set[int]) -> Pr
     CasADi differentiates ``expm1`` to ``exp``, a second transcendental of the same argument. The error is 1 ulp of 1,
     against a slope of the activation that is of order one; values of the model itself are never touched.
     """
-    known = {ins.inputs[0]: ins.output for ins in program.instructions if ins.op == "expm1"}
+    arguments = {ins.inputs[0] for ins in program.instructions if ins.op == "expm1"}
     b = ProgramBuilder()
     new = {v: b.value(program.sizes[v]) for v in program.inputs}
-    late = [i for i in program.instructions if _is_shared_exp(i, known, derivative_only)]
-    if not late:
-        return program
-    order = {ins.output: k for k, ins in enumerate(program.instructions)}
-    swapped = {i.output for i in late if order[known[i.inputs[0]]] < order[i.output]}
-    delayed = {i.output for i in late} - swapped
-    instructions = list(program.instructions)
-    if delayed:  # the expm1 comes later in the stream: move it up, it needs only what the exp needs
-        wanted = {known[i.inputs[0]]: i.output for i in late if i.output in delayed}
-        moved = {program.producer[e].output for e in wanted}
-        instructions = []
-        for ins in program.instructions:
-            if ins.output in delayed:
-                instructions.append(program.producer[known[ins.inputs[0]]])
-            if ins.output not in moved:
-                instructions.append(ins)
-    for ins in instructions:
-        args = [new[i] for i in ins.inputs]
-        n = program.sizes[ins.output]
-        if ins.output in swapped or ins.output in delayed:
-            new[ins.output] = b.emit("add", [new[known[ins.inputs[0]]], b.const(1.0)], n)
+    for ins in program.instructions:
+        args, n = [new[i] for i in ins.inputs], program.sizes[ins.output]
+        if ins.op == "exp" and ins.inputs[0] in arguments and ins.output in derivative_only:
+            new[ins.output] = b.emit("add", [b.emit("expm1", args, n), b.const(1.0)], n)
         else:
             new[ins.output] = b.emit(ins.op, args, n, ins.attr)
-    outputs = [new[v] for v in program.outputs]
-    return b.build(program.name, [new[v] for v in program.inputs], outputs, program.input_names, program.output_names)
-
-
-def _is_shared_exp(ins: Instruction, known: dict[int, int], allowed: set[int]) -> bool:
-    return ins.op == "exp" and ins.inputs[0] in known and ins.output in allowed
+    inputs, outputs = ([new[v] for v in side] for side in (program.inputs, program.outputs))
+    return b.build(program.name, inputs, outputs, program.input_names, program.output_names)
