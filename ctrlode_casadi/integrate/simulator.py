@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import threading
-import warnings
-from functools import partial
 from typing import Any
 
 import casadi as ca
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base.errors import DataError, IntegrationWarning, ModelError, SolverError, unknown_name
+from ..base.errors import DataError, ModelError, SolverError, unknown_name
 from ..base.processors import available_threads
 from ..base.status import Status
 from ..model.ode import ControlledODE
 from . import problem
 from .batch import Batch
-from .forward_vjp import forward_vjp
+from .derivatives import Derivatives
 from .paths import Paths
-from .results import Gradient, Sweep
-from .sensitivity import Adjoint, ContinuousAdjoint, Forward, Sensitivity, sensitivity_of
+from .results import Sweep
+from .sensitivity import ContinuousAdjoint, Sensitivity, sensitivity_of
 from .solvers import RungeKutta, Tsit5
-from .tangent import TangentControl
 from .trajectories import Trajectories
 
 _BACKENDS = ("auto", "compiled", "casadi")
@@ -106,6 +103,7 @@ class Simulator:
             )
         self._threads = threads
         self._paths = Paths(model, solver, backend, self._dtype, threads)
+        self._derivatives = Derivatives(model, self._paths, self._sensitivity)
         self._recent: list[tuple[Any, NDArray[np.float64], int, Batch]] = []
         self._lock = threading.RLock()
 
@@ -227,15 +225,7 @@ class Simulator:
             bars = [np.zeros_like(c.values[0]) for c in controls] if listed else None
             u_bar = bars if listed or controls is None else np.zeros_like(controls.values)
             return np.zeros(self._model.np, self._dtype), np.zeros(shape, self._dtype), u_bar
-        if isinstance(self._sensitivity, Forward):
-            tangent = partial(self._tangent, x0, batch, p)
-            p_bar, x0_bar, u_bar = forward_vjp(tangent, x0, batch, self._model.np, seeds)
-        else:
-            found = self._adjoint(x0, batch, p, seeds)
-            p_bar, x0_bar = found.p_bar, found.x0_bar
-            u_bar = None
-            if found.control_bars:
-                u_bar = batch.values_adjoint(found.control_bars)
+        p_bar, x0_bar, u_bar = self._derivatives.vjp(x0, batch, p, seeds)
         if isinstance(controls, list | tuple) and u_bar is not None and not isinstance(u_bar, list):
             u_bar = [u_bar[0]]  # one control for all trajectories
         if int(np.prod(shape)) != x0_bar.size:
@@ -270,9 +260,8 @@ class Simulator:
             dx0 = problem.check_states("dx0", dx0, nx, self._dtype)
             if dx0.shape[0] not in (1, batch.size):
                 raise DataError(f"dx0: axis 0 must have B={batch.size} entries or 1, it has {dx0.shape[0]}")
-        return self._tangent(
-            x0, batch, p, dp, np.broadcast_to(dx0, (batch.size, nx)), problem.check_change(batch, du, self._dtype)
-        )
+        du = problem.check_change(batch, du, self._dtype)
+        return self._derivatives.along(x0, batch, p, dp, np.broadcast_to(dx0, (batch.size, nx)), du)
 
     def to_casadi(self, ts: Any, controls: Any = None, form: str = "auto") -> ca.Function:
         """The simulation of one trajectory as a `casadi.Function` (x0, U, p) -> X (nx, T).
@@ -335,54 +324,6 @@ class Simulator:
         states = problem.check_states("x0", x0, self._model.nx, self._dtype).shape[0]
         others = problem.check_controls(controls, self._model.nu, self._dtype)
         return states if others == 1 else others if states in (1, others) else -1
-
-    def _adjoint(self, x0: NDArray[Any], batch: Batch, p: NDArray[Any], seeds: NDArray[Any]) -> Gradient:
-        plan = self._sensitivity
-        checkpoints = plan.checkpoints if isinstance(plan, Adjoint) else None
-        engine = self._paths.engine(batch.size)
-        found = engine.vjp(batch, x0, p, seeds, want_u=self._model.nu > 0, checkpoints=checkpoints)
-        self._warn(found.sweep, batch)
-        if not (np.isfinite(found.p_bar).all() and np.isfinite(found.x0_bar).all()):
-            warnings.warn(
-                "the gradient is not finite although the trajectories are: a derivative of the model is infinite or "
-                "NaN on the way, as that of sqrt(x) at x = 0; rewrite the model, for example as sqrt(x + 1e-12)",
-                IntegrationWarning,
-                stacklevel=3,
-            )
-        return found
-
-    def _warn(self, sweep: Sweep, batch: Batch) -> None:
-        """One warning that names the first failed trajectory."""
-        failed = np.flatnonzero(~sweep.success)
-        if failed.size:
-            b = int(failed[0])
-            row = batch.ts[b if batch.ts.shape[0] > 1 else 0]
-            warnings.warn(
-                f"{failed.size} of {batch.size} trajectories failed and contribute nothing to the gradient; trajectory "
-                f"{b} after t={row[max(int(sweep.reached[b]) - 1, 0)]:g}: {Status(int(sweep.status[b])).message}",
-                IntegrationWarning,
-                stacklevel=4,
-            )
-
-    def _tangent(
-        self, x0: NDArray[Any], batch: Batch, p: NDArray[Any], dp: NDArray[Any], dx0: NDArray[Any], du: Any
-    ) -> NDArray[Any]:
-        """dx (B, T, nx) along one direction."""
-        nx = self._model.nx
-        if batch.size == 0:
-            return np.zeros((0, batch.n_save, nx), self._dtype)
-        controls: Any = None
-        if batch.controls is None:
-            pass
-        elif isinstance(batch.controls, list):
-            changes = du if du is not None else [None] * len(batch.controls)
-            controls = [TangentControl(c, d) for c, d in zip(batch.controls, changes, strict=True)]
-        else:
-            controls = TangentControl(batch.controls, du)
-        pair = Batch(batch.ts, batch.counts, controls, batch.size, 2 * self._model.nu, self._dtype)
-        start = np.concatenate([x0, dx0], axis=1)
-        x, _ = self._paths.engine(batch.size, tangent=True).simulate(pair, start, np.concatenate([p, dp]))
-        return np.ascontiguousarray(x[:, :, nx:])
 
 
 def _empty_sweep() -> Sweep:

@@ -1,4 +1,4 @@
-"""Explicit Runge-Kutta solvers as frozen settings: which method, and how its steps are chosen."""
+"""Solvers as frozen settings: the base of all, and the explicit Runge-Kutta methods."""
 
 from __future__ import annotations
 
@@ -32,8 +32,30 @@ def _count(owner: str, name: str, value: object) -> None:
         raise SolverError(f"{owner}({name}=...): expected an integer of at least 1, got {value!r}")
 
 
+class Solver:
+    """Base of all solvers, frozen settings that are checked on construction and never change.
+
+    1. `adaptive` says whether steps are controlled by an error estimate, `order` the order of a step.
+    2. `integrates_dae` says whether the solver takes models with algebraic variables or a mass matrix.
+    3. `Paths` chooses the engine by the solver's family; the families derive from this class, the methods of a family
+       differ by data only.
+    """
+
+    integrates_dae: ClassVar[bool] = False
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the step size is controlled by an error estimate."""
+        raise NotImplementedError
+
+    @property
+    def order(self) -> int:
+        """Order of a step."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class RungeKutta:
+class RungeKutta(Solver):
     """Base of all explicit Runge-Kutta solvers.
 
     1. `tableau` gives the method; `adaptive` says whether steps are controlled by an error estimate.
