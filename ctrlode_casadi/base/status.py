@@ -41,20 +41,21 @@ _MESSAGES = {
     ),
     Status.INTERRUPTED: "The integration was interrupted before the last save time: call again to compute it anew.",
     Status.SINGULAR: (
-        "The linear equations of an implicit step are singular: check that the Jacobian of the algebraic equations with "
-        "respect to the algebraic variables is regular (index 1) and finite here, and that the mass matrix fits."
+        "The linear equations of an implicit step are singular: check that the Jacobian of the algebraic equations "
+        "with respect to the algebraic variables is regular (index 1) and finite here, and that the mass matrix fits."
     ),
     Status.INCONSISTENT: (
-        "No algebraic values that satisfy the algebraic equations were found at the initial time: give a guess z0 closer "
-        "to the solution, or check the equations; constraints on differential states only (index 2) must be differentiated."
+        "No algebraic values that satisfy the algebraic equations were found at the initial time: give a guess z0 "
+        "closer to the solution, or check the equations; constraints on differential states only (index 2) must be "
+        "differentiated."
     ),
     Status.TOO_MANY_EVENTS: (
         "More events than max_events happened before the last save time, perhaps ever faster ones: end the simulation "
         "earlier, model the limit (a ball at rest) by a terminal event, or raise max_events."
     ),
     Status.SOLVER_FAILURE: (
-        "CasADi's integrator gave up before the last save time: loosen or tighten its tolerances, raise its step limit, "
-        "or check the model at this state."
+        "CasADi's integrator gave up before the last save time: loosen or tighten its tolerances, raise its step "
+        "limit, or check the model at this state."
     ),
     Status.TIME_LIMIT: (
         "The time limit was reached before the last save time: raise time_limit, loosen the tolerances, or choose a "
