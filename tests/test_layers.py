@@ -13,7 +13,7 @@ PACKAGE = "ctrlode_casadi"
 ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 
 # A layer may import the layers named here (and itself). `top` is the package's own __init__ and __main__.
-_NUMERICAL = {"base", "model", "controls", "lowering", "integrate", "fitting", "ocp"}
+_NUMERICAL = {"base", "model", "controls", "lowering", "integrate", "fitting", "ocp", "training"}
 ALLOWED: dict[str, set[str]] = {
     "base": set(),
     "model": {"base"},
@@ -21,7 +21,8 @@ ALLOWED: dict[str, set[str]] = {
     "lowering": {"base"},
     "integrate": {"base", "model", "controls", "lowering"},
     "fitting": {"base", "model", "controls", "lowering", "integrate"},
-    "ocp": _NUMERICAL - {"ocp"},
+    "ocp": _NUMERICAL - {"ocp", "training"},
+    "training": _NUMERICAL - {"training"},
     "exchange": _NUMERICAL,
     "plotting": _NUMERICAL,
     "cli": _NUMERICAL | {"exchange", "plotting", "top"},
@@ -106,7 +107,7 @@ def test_imports_point_downwards(module: str) -> None:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_optimisers_stay_in_the_upper_layers(module: str) -> None:
-    if layer_of(module) in {"fitting", "ocp", "exchange", "cli", "top"}:
+    if layer_of(module) in {"fitting", "ocp", "training", "exchange", "cli", "top"}:
         return
     found = [f"line {line}: {target}" for target, line in imports_of(module) if target.startswith(OPTIMISERS)]
     assert not found
@@ -133,6 +134,7 @@ def test_allowed_is_itself_without_cycle_below_the_top() -> None:
     order = list(TopologicalSorter(below).static_order())
     assert order.index("base") == 0
     assert order.index("lowering") < order.index("integrate") < order.index("fitting") < order.index("ocp")
+    assert order.index("ocp") < order.index("training")
     assert "controls" not in ALLOWED["model"] and "model" not in ALLOWED["controls"]
     assert ALLOWED["lowering"] == {"base"}
 

@@ -18,6 +18,7 @@ class Status(IntEnum):
     TOO_MANY_EVENTS = 7
     SOLVER_FAILURE = 8
     TIME_LIMIT = 9
+    STIFF = 10
 
     @property
     def message(self) -> str:
@@ -33,7 +34,8 @@ _MESSAGES = {
     ),
     Status.MAX_STEPS: (
         "The step limit was reached before the last save time: raise max_steps, or loosen rtol and atol; where the "
-        "steps are small without visible change of the state the model is stiff: use Rodas5P() or CVODES()."
+        "steps are small without visible change of the state the model is stiff: use solver='auto', Rodas5P() or "
+        "CVODES()."
     ),
     Status.STEP_TOO_SMALL: (
         "The step size fell below the spacing of floating-point numbers at this time: the solution has a singularity "
@@ -60,5 +62,9 @@ _MESSAGES = {
     Status.TIME_LIMIT: (
         "The time limit was reached before the last save time: raise time_limit, loosen the tolerances, or choose a "
         "solver for stiff problems, Rodas5P() or CVODES()."
+    ),
+    Status.STIFF: (
+        "The step limit was reached before the last save time, and stability, not the error, kept the steps small: the "
+        "model is stiff here; use solver='auto', Rodas5P() or CVODES()."
     ),
 }

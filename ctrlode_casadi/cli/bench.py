@@ -102,4 +102,12 @@ def report(trajectories: int, repeats: int, threads: int | None) -> str:
             lines.append(row(problem, label, simulator, count, repeats))
     tangent, difference = directional_disagreement(make_simulator(rk4, threads=most), problem)
     lines.append(f"adjoint against tangent sweep: {tangent:.1e}; against finite differences: {difference:.1e}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", sensitivities(problem, make_simulator(rk4, threads=most))])
+
+
+def sensitivities(problem: OriginProblem, simulator: co.Simulator, trajectories: int = 8) -> str:
+    """The table of all sensitivities for the first trajectories of the problem, RK4 on the knots."""
+    import ctrlode_casadi as co
+
+    controls = co.PiecewiseLinear(problem.knots, problem.values[:trajectories])
+    return str(simulator.compare_sensitivities(np.zeros(2), controls, problem.p, problem.knots, seconds=0.3))

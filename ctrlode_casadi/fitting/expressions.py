@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import casadi as ca
+import numpy as np
+from numpy.typing import NDArray
 
 from ..base.errors import DataError, ModelError
 from ..model.network import check_free, column
@@ -32,6 +34,10 @@ class Functions:
         (t, x, u, p, d, w) -> ell at every save time and at the last one; None where there is none.
     nx, nu, n_params, nd, nw
         Sizes of the inputs.
+    blocks
+        (q, n): states of each diagonal block, see `integrate.jacobian.Structure`; None for one block.
+    mass
+        M of one block where rhs gives M xdot; None for the identity.
     """
 
     rhs: ca.Function
@@ -42,6 +48,8 @@ class Functions:
     n_params: int
     nd: int
     nw: int
+    blocks: NDArray[np.int64] | None = None
+    mass: NDArray[np.float64] | None = None
 
 
 def parameters(model: ControlledODE, p: ca.MX) -> Any:
@@ -102,7 +110,7 @@ def build(model: ControlledODE, terms: Terms) -> Functions:
     x = s["x"][: model.nx] if nx > model.nx else s["x"]
     inner = {"t": s["t"], "x": x, "u": s["u"], "p": s["p"]}
     y = model.output_function(*inner.values())
-    user = {**inner, "y": y, "p": parameters(model, s["p"])}
+    user = {**inner, "x": x[: model.n_visible], "y": y, "p": parameters(model, s["p"])}
     user = {name: user[name] for name in ("t", "x", "u", "y", "p")}
     everything = list(s.values())
     rhs = model.rhs
@@ -125,7 +133,17 @@ def build(model: ControlledODE, terms: Terms) -> Functions:
         model.np,
         terms.nd,
         terms.nw,
+        mass=_mass(model, nx),
     )
+
+
+def _mass(model: ControlledODE, nx: int) -> NDArray[np.float64] | None:
+    """The model's mass matrix with ones for the integral of a running cost; None where there is none."""
+    if model.system_mass is None:
+        return None
+    mass = np.eye(nx)
+    mass[: model.nx, : model.nx] = model.system_mass
+    return mass
 
 
 def _cost(terms: Terms, s: dict[str, ca.MX], user: dict[str, Any], everything: list[ca.MX]) -> ca.MX | None:
@@ -173,27 +191,5 @@ def in_direction(f: Functions) -> Functions:
         else ca.Function(name, [t, z, u, q, d, w], [along(function, [d, w])[1]], list(_COST_INPUTS), ["ell"])
         for name, function in (("cost", f.cost), ("terminal", f.terminal))
     ]
-    return Functions(rhs, costs[0], costs[1], 2 * f.nx, f.nu, 2 * f.n_params, f.nd, f.nw)
-
-
-def with_sensitivities(model: ControlledODE, n_columns: int) -> ca.Function:
-    """Dynamics of (x, S) with the sensitivities S = dx/dtheta, stored row by row: S' = J_x S + J_p.
-
-    The first np columns belong to the parameters; any further ones, up to `n_columns`, to initial states,
-    on which the right-hand side does not depend.
-    """
-    nx = model.nx
-    z, p = ca.MX.sym("x", nx * (1 + n_columns)), ca.MX.sym("p", model.np)
-    t, u, x = ca.MX.sym("t"), ca.MX.sym("u", model.nu), ca.MX.sym("x", nx)
-    xdot = model.rhs(t, x, u, p)
-    jacobians = ca.Function("jacobians", [t, x, u, p], [xdot, ca.jacobian(xdot, x), ca.jacobian(xdot, p)])
-    value, by_x, by_p = jacobians(t, z[:nx], u, p)
-    rows = [z[nx + i * n_columns : nx + (i + 1) * n_columns] for i in range(nx)]
-    changes = []
-    for i in range(nx):
-        own = ca.densify(by_p[i, :]).T
-        change = ca.vertcat(own, ca.MX.zeros(n_columns - model.np)) if n_columns > model.np else own
-        for j in range(nx):
-            change = change + by_x[i, j] * rows[j]
-        changes.append(change)
-    return ca.Function("rhs", [t, z, u, p], [ca.vertcat(value, *changes)], list(_COST_INPUTS[:4]), ["xdot"])
+    blocks = np.arange(2 * f.nx).reshape(2, f.nx)
+    return Functions(rhs, costs[0], costs[1], 2 * f.nx, f.nu, 2 * f.n_params, f.nd, f.nw, blocks, f.mass)

@@ -1,8 +1,8 @@
-"""Costs and their gradient on the CasADi path, for models without a compiled form: slow, in double precision."""
+"""Costs and their gradient around any engine that simulates and pulls back, evaluated by CasADi's virtual machine."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import casadi as ca
 import numpy as np
@@ -10,34 +10,80 @@ from numpy.typing import NDArray
 
 from ..base.arrays import Float64Array, call
 from ..integrate.batch import Batch
-from ..integrate.casadi_path import CasadiEngine
 from ..integrate.results import Gradient, Sweep
-from ..integrate.solvers import RungeKutta
 from .expressions import Functions
 
 #: Which inputs (t, x, u, p, d, w) of a cost are the same for all rows.
 _SHARED = [False, False, False, True, False, False]
 
 
-class CasadiCostEngine(CasadiEngine):
-    """Offers what an objective uses of the compiled engine."""
+class Integrating(Protocol):
+    """What a cost engine needs of an engine."""
 
-    def __init__(self, functions: Functions, solver: RungeKutta, n_err: int) -> None:
-        super().__init__(functions.rhs, solver, n_err)
+    def simulate(self, batch: Batch, x0: NDArray[Any], p: NDArray[Any]) -> tuple[NDArray[Any], Sweep]:
+        """States (B, T, nx) and the sweep's report."""
+
+    def vjp(
+        self,
+        batch: Batch,
+        x0: NDArray[Any],
+        p: NDArray[Any],
+        seeds: NDArray[Any],
+        *,
+        want_u: bool = False,
+        checkpoints: int | None = None,
+        x: NDArray[Any] | None = None,
+    ) -> Gradient:
+        """Adjoints for seeds (B, T, nx)."""
+
+
+class CasadiCostEngine:
+    """Offers what an objective uses of the compiled engine.
+
+    Parameters
+    ----------
+    functions
+        Costs, and the sizes of their inputs.
+    inner
+        Integrates ``functions.rhs``.
+    """
+
+    def __init__(self, functions: Functions, inner: Integrating) -> None:
+        self.inner, self.nx, self.n_params = inner, functions.nx, functions.n_params
         self._costs = [(f, last) for f, last in ((functions.cost, False), (functions.terminal, True)) if f is not None]
+
+    def simulate(self, batch: Batch, x0: NDArray[Any], p: NDArray[Any]) -> tuple[NDArray[Any], Sweep]:
+        """States (B, T, nx) and the sweep's report."""
+        return self.inner.simulate(batch, x0, p)
+
+    def vjp(
+        self,
+        batch: Batch,
+        x0: NDArray[Any],
+        p: NDArray[Any],
+        seeds: NDArray[Any],
+        *,
+        want_u: bool = False,
+        checkpoints: int | None = None,
+        x: NDArray[Any] | None = None,
+    ) -> Gradient:
+        """Adjoints for seeds (B, T, nx)."""
+        return self.inner.vjp(batch, x0, p, seeds, want_u=want_u, checkpoints=checkpoints, x=x)
 
     def losses(
         self, batch: Batch, x0: NDArray[Any], p: NDArray[Any], d: NDArray[Any], w: NDArray[Any]
     ) -> tuple[Float64Array, Sweep]:
         """Cost of each trajectory (B,), infinite where it failed."""
         x, sweep = self.simulate(batch, x0, p)
-        loss = np.where(sweep.success, 0.0, np.inf)
-        for function, last in self._costs:
-            b, inputs = self._rows(batch, x, p, d, w, sweep, last)[::2]
-            if b.size:
-                values = call(function.map(b.size, _SHARED), *inputs)[0]
-                np.add.at(loss, b, values.ravel())
-        return loss, sweep
+        return self._total(batch, x, p, d, w, sweep)[:, 0], sweep
+
+    def slopes(
+        self, batch: Batch, x0: NDArray[Any], p: NDArray[Any], d: NDArray[Any], w: NDArray[Any]
+    ) -> tuple[Float64Array, Float64Array, Sweep]:
+        """Costs (B,) and the sums (B, n) of what the cost functions return after the cost; zero for failed ones."""
+        x, sweep = self.simulate(batch, x0, p)
+        total = self._total(batch, x, p, d, w, sweep)
+        return total[:, 0], total[:, 1:], sweep
 
     def gradient(
         self,
@@ -51,8 +97,8 @@ class CasadiCostEngine(CasadiEngine):
         checkpoints: int | None = None,
     ) -> Gradient:
         """Costs, and the gradient of ``sum(scale * loss)`` over the trajectories that succeed."""
-        loss, sweep = self.losses(batch, x0, p, d, w)
-        x = self.simulate(batch, x0, p)[0]
+        x, sweep = self.simulate(batch, x0, p)
+        loss = self._total(batch, x, p, d, w, sweep)[:, 0]
         seeds, p_bar = np.zeros(x.shape), np.zeros(self.n_params)
         for function, last in self._costs:
             b, k, inputs = self._rows(batch, x, p, d, w, sweep, last)
@@ -62,7 +108,21 @@ class CasadiCostEngine(CasadiEngine):
                 np.add.at(seeds, (b, k), x_bars.reshape(self.nx, b.size).T)
                 p_bar += p_bars.reshape(self.n_params, b.size).sum(axis=1)
         made = self.vjp(batch, x0, p, seeds.astype(batch.dtype))
-        return Gradient(made.p_bar + p_bar.astype(batch.dtype), made.x0_bar, None, sweep, loss)
+        loss[~made.sweep.success] = np.inf
+        return Gradient(made.p_bar + p_bar.astype(batch.dtype), made.x0_bar, None, made.sweep, loss)
+
+    def _total(
+        self, batch: Batch, x: NDArray[Any], p: NDArray[Any], d: NDArray[Any], w: NDArray[Any], sweep: Sweep
+    ) -> Float64Array:
+        """Sums over the save times of all that the cost functions return, (B, 1 + n); infinite cost for a failure."""
+        total = np.zeros((batch.size, max((f.numel_out(0) for f, _ in self._costs), default=1)))
+        for function, last in self._costs:
+            b, inputs = self._rows(batch, x, p, d, w, sweep, last)[::2]
+            if b.size:
+                values = call(function.map(b.size, _SHARED), *inputs)[0]
+                np.add.at(total, b, values.reshape(-1, b.size).T)
+        total[~sweep.success, 0] = np.inf
+        return total
 
     def _reverse_of(self, function: ca.Function) -> ca.Function:
         """(t, x, u, p, d, w, seed) -> adjoints of x and p."""

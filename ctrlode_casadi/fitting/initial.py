@@ -24,13 +24,16 @@ from .expressions import parameters
 
 @dataclass(frozen=True, eq=False)
 class Free:
-    """Initial states that an objective estimates together with the parameters.
+    """A quantity that is found together with the rest: initial states of an objective, or a final time.
 
     Parameters
     ----------
     guess
-        (nx,) for one initial state that all trajectories share, or (B, nx) for one per trajectory; in the unit of
-        the states. `Objective.append_free` appends it to the model's parameters.
+        Initial states: (nx,) for one that all trajectories share, or (B, nx) for one per trajectory, in the unit of
+        the states; `Objective.append_free` appends them to the model's parameters. Final time of an
+        `OptimalControlProblem`: a number.
+    lb, ub
+        Bounds, needed for a final time; an objective takes bounds from its optimiser instead.
     mask
         Which entries are free, boolean, (nx,) or the shape of `guess`; all by default. The others keep their guess.
 
@@ -41,6 +44,8 @@ class Free:
     """
 
     guess: Any
+    lb: Any = None
+    ub: Any = None
     mask: Any = None
 
 
@@ -174,6 +179,11 @@ class ComputedStates(Start):
         """The function (d0, p) -> x0."""
         return self._f
 
+    @property
+    def inputs(self) -> NDArray[Any]:
+        """Rows d0 (B, n)."""
+        return self._inputs
+
     def _compile(self, f: ca.Function) -> CompiledFunction:
         return CompiledFunction(f, dtype=self._dtype, threads=self._threads)
 
@@ -210,8 +220,55 @@ class ComputedStates(Start):
         return flat.reshape(flat.shape[0], self._f.numel_out(0), self._n)
 
 
+class WithAlgebraic(Start):
+    """Initial states of a DAE followed by the guess of its algebraic variables, which no parameter changes."""
+
+    def __init__(self, inner: Start, nx: int, guess: FloatArray) -> None:
+        self._inner, self._nx, self._guess = inner, nx, guess
+        self.n_free = inner.n_free
+        if inner.columns is not None:
+            rows = inner.columns.shape[0]
+            self.columns = np.hstack([inner.columns, np.full((rows, guess.size), -1, np.int64)])
+
+    def _padded(self, states: NDArray[Any], tail: NDArray[Any]) -> NDArray[Any]:
+        return np.hstack([states, np.broadcast_to(tail.astype(states.dtype), (states.shape[0], tail.size))])
+
+    def _own(self, bar: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(bar[:, : self._nx])
+
+    def states(self, theta: NDArray[Any]) -> NDArray[Any]:
+        return self._padded(self._inner.states(theta), self._guess)
+
+    def tangent(self, theta: NDArray[Any], v: NDArray[Any]) -> NDArray[Any]:
+        return self._padded(self._inner.tangent(theta, v), np.zeros_like(self._guess))
+
+    def pullback(self, theta: NDArray[Any], x0_bar: NDArray[Any], theta_bar: Float64Array) -> None:
+        self._inner.pullback(theta, self._own(x0_bar), theta_bar)
+
+    def pullback_tangent(
+        self, theta: NDArray[Any], v: NDArray[Any], dx0_bar: NDArray[Any], theta_bar: Float64Array
+    ) -> None:
+        self._inner.pullback_tangent(theta, v, self._own(dx0_bar), theta_bar)
+
+    def parameter_jacobian(self, theta: NDArray[Any]) -> NDArray[Any] | None:
+        found = self._inner.parameter_jacobian(theta)
+        if found is None:
+            return None
+        return np.concatenate(
+            [found, np.zeros((found.shape[0], self._guess.size, found.shape[2]), found.dtype)], axis=1
+        )
+
+    def guess(self) -> Float64Array:
+        return self._inner.guess()
+
+    def names(self, state_names: tuple[str, ...]) -> list[str]:
+        return self._inner.names(state_names)
+
+
 def free_guess(x0: Free, nx: int, dtype: Any) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Guess and mask of a `Free`, checked, both (1 or B, nx)."""
+    if x0.lb is not None or x0.ub is not None:
+        raise DataError("x0 (Free lb, ub): initial states of an objective are bounded by the optimiser's own bounds")
     guess = check_states("x0 (Free guess)", x0.guess, nx, dtype)
     if x0.mask is None:
         return guess, np.ones(guess.shape, bool)

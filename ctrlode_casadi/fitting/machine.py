@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
 
-import casadi as ca
 import numpy as np
 from numpy.typing import NDArray
 
 from ..base.errors import UnsupportedOperation
+from ..integrate.auto import Auto
+from ..integrate.build import compiled_only, make_engine
+from ..integrate.casadi_path import CasadiEngine
+from ..integrate.casadi_solvers import CasadiIntegrator
 from ..integrate.engine import Engine
-from ..integrate.solvers import RungeKutta
+from ..integrate.events import EventSettings
+from ..integrate.hybrid import HybridEngine
+from ..integrate.hybrid_paths import phase_solver
+from ..integrate.integrators import IntegratorEngine
+from ..integrate.integrators_objects import Dynamics
+from ..integrate.integrators_products import ForwardIntegrator
+from ..integrate.jacobian import Structure
+from ..integrate.rosenbrock import RosenbrockMethod
+from ..integrate.sensitivity import Adjoint, Forward, Sensitivity
+from ..integrate.solvers import OneStep
 from .expressions import Functions
 from .fallback import CasadiCostEngine
 
@@ -25,7 +37,7 @@ class Machine:
 
     Attributes
     ----------
-    solver, dtype, threads, checkpoints
+    solver, dtype, threads, sensitivity
         As in the simulator.
     size
         Number of trajectories.
@@ -34,47 +46,87 @@ class Machine:
         the compiled path was asked for.
     compiled
         False where the CasADi path was asked for.
+    events
+        The simulator's events.
     """
 
-    solver: RungeKutta
+    solver: OneStep | CasadiIntegrator
     dtype: str
     threads: int | None
     size: int
-    checkpoints: int | None
+    sensitivity: Sensitivity
     backend: Callable[[], str]
     compiled: bool
+    events: EventSettings
 
-    def engine(self, functions: Functions, n_err: int) -> AnyEngine:
-        """The engine for some functions; the error norm uses the first `n_err` states."""
+    def __post_init__(self) -> None:
+        ending = [event.name for event in self.events.events if event.terminal]
+        if ending:
+            raise UnsupportedOperation(
+                f"sim: an objective needs the state at every save time, and the terminal event {ending[0]!r} ends "
+                f"trajectories earlier; keep them going instead, with a state that the event's jump sets and that "
+                f"switches the right-hand side off"
+            )
+
+    @property
+    def checkpoints(self) -> int | None:
+        """Limit on the stored states of adjoint sweeps."""
+        return self.sensitivity.checkpoints if isinstance(self.sensitivity, Adjoint) else None
+
+    def of_size(self, size: int) -> Machine:
+        """The same for another number of trajectories."""
+        return replace(self, size=size)
+
+    def engine(self, functions: Functions, n_err: int, n_slopes: int | None = None) -> AnyEngine:
+        """The engine for some functions; the error norm uses the first `n_err` states.
+
+        With `n_slopes` the engine integrates sensitivities and cannot be differentiated; the costs then return so many
+        numbers after the cost, for `Engine.slopes`.
+        """
+        if self.events.events:
+            return self._with_events(functions, n_err)
+        if isinstance(self.solver, CasadiIntegrator):
+            inner = IntegratorEngine(Dynamics(functions.rhs), self.solver, self.threads)
+            how = self.sensitivity
+            return CasadiCostEngine(
+                functions, ForwardIntegrator(inner, how.chunk) if isinstance(how, Forward) else inner
+            )
         if self.compiled:
             try:
-                return self._compile(functions, n_err)
-            except UnsupportedOperation:
+                return self._compile(functions, n_err, n_slopes)
+            except UnsupportedOperation as exc:
+                if isinstance(self.solver, RosenbrockMethod | Auto):
+                    raise compiled_only(self.solver, exc) from exc
                 if self.backend() == "compiled":
                     raise
-        return CasadiCostEngine(functions, self.solver, n_err)
+        return CasadiCostEngine(functions, CasadiEngine(functions.rhs, self.solver, n_err))
 
-    def _compile(self, functions: Functions, n_err: int) -> Engine:
+    def _with_events(self, functions: Functions, n_err: int) -> CasadiCostEngine:
+        """Phases on the engine without events, events and costs around it."""
+        n = self.events.model.np
+        blocks = functions.blocks
+        tangent = blocks is not None
+        if blocks is not None and not (n and functions.n_params == 2 * n and blocks.shape[0] == 2):
+            raise UnsupportedOperation(
+                "forward sensitivities of several directions through events are not available: no jac, Gauss-Newton "
+                "method or sensitivity='forward'; use methods that need the gradient, such as L-BFGS-B"
+            )
+        plain = replace(self, solver=phase_solver(self.solver), events=replace(self.events, events=()))
+        inner = plain.engine(replace(functions, cost=None, terminal=None), n_err)
+        hybrid = HybridEngine(inner, self.solver, functions.rhs, self.events, tangent)
+        return CasadiCostEngine(functions, hybrid)
+
+    def _compile(self, functions: Functions, n_err: int, n_slopes: int | None) -> Engine:
+        from ..lowering.forward_kernels import forward_kernels
         from ..lowering.kernels import lane_kernels
 
-        model = lane_kernels(functions.rhs, "p", dtype=self.dtype, batch=max(self.size, 1))
-
-        def costs(f: ca.Function | None) -> Any:
-            return None if f is None else lane_kernels(f, "p", lanes=model.lanes, dtype=self.dtype)
-
-        return Engine(
-            model,
-            functions.nx,
-            functions.nu,
-            functions.n_params,
-            self.solver,
-            n_err=n_err,
-            cost=costs(functions.cost),
-            terminal=costs(functions.terminal),
-            nd=functions.nd,
-            nw=functions.nw,
-            n_threads=self.threads,
-        )
+        make = lane_kernels if n_slopes is None else forward_kernels
+        model = make(functions.rhs, "p", dtype=self.dtype, batch=max(self.size, 1))
+        return make_engine(
+            model, functions.rhs, cast(OneStep, self.solver), n_err=n_err, n_threads=self.threads,
+            structure=Structure(functions.blocks, functions.mass), cost=functions.cost, terminal=functions.terminal,
+            nd=functions.nd, nw=functions.nw, n_slopes=n_slopes or 0,
+        )  # fmt: skip
 
 
 def wide(states: NDArray[Any], n: int) -> NDArray[Any]:

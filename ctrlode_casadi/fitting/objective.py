@@ -12,16 +12,19 @@ import casadi as ca
 import numpy as np
 
 from ..base.arrays import Float64Array, floats
-from ..base.errors import DataError, IntegrationWarning, ModelError
+from ..base.errors import DataError, IntegrationWarning, ModelError, UnsupportedOperation
+from ..integrate.auto import Auto
 from ..integrate.problem import check_controls, common_size
-from ..integrate.sensitivity import Adjoint
+from ..integrate.rosenbrock import RosenbrockMethod
 from ..integrate.simulator import Simulator
+from ..integrate.threads import limited
 from ..model.ode import ControlledODE
+from ..model.system import system_of
 from ..model.tree import ParameterTree
 from .copies import storable
 from .data_terms import read_terms
 from .failures import Failure
-from .initial import ComputedStates
+from .initial import ComputedStates, WithAlgebraic
 from .machine import Machine
 from .problem import Problem, Result
 from .records import make_batch, read_times
@@ -32,7 +35,7 @@ from .starts import read_start
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
-    from .check import GradientReport
+    from .check_report import GradientReport
 
 
 class Objective:
@@ -41,8 +44,7 @@ class Objective:
     Parameters
     ----------
     sim
-        Simulator: model, solver, precision and threads. Gradients are discrete adjoints, with the checkpoints of
-        ``sensitivity=Adjoint(checkpoints=k)`` if it has that.
+        Simulator: model, solver, precision, threads, and with `sensitivity` how gradients are computed; see `explain`.
     x0
         Initial states (B, nx), or (nx,) for all trajectories; `Free` to estimate them, `InitialState` to compute them
         from data and parameters.
@@ -91,7 +93,7 @@ class Objective:
     Notes
     -----
     Calls take and return float64 whatever the precision of the simulator; x0, controls, data and weights must have
-    the simulator's. Derivatives are those of the numbers computed: discrete adjoints with the steps held constant.
+    the simulator's. Derivatives are those of the numbers computed, with the steps held constant.
     Where a trajectory fails, the value is infinite and derivatives are zero, so that line searches back off; an
     `IntegrationWarning` is issued once. Several threads may call one objective. It can be copied and pickled, lambdas
     included: a copy has the same arguments, and compiles, or finds its code in the cache, when first used.
@@ -129,34 +131,48 @@ class Objective:
         start = read_start(x0, model, terms.data, dtype)
         size = common_size({"x0": start.size, "controls": n_controls, "ts": times.size, **terms.sizes})
         batch = make_batch(times, controls, model.nu, size, dtype)
-        how = sim.sensitivity
-        checkpoints = how.checkpoints if isinstance(how, Adjoint) else None
         penalty = make_regularization(model, regularization)
         machine = Machine(
             sim.solver,
             sim.dtype,
             sim.threads,
             size,
-            checkpoints,
+            sim.sensitivity,
             lambda: sim.backend,
             sim.requested_backend != "casadi",
+            sim.event_settings,
         )
         self.sim = sim
         self._given = (sim, x0, controls, ts, data, loss, weights, regularization, running, terminal)
-        self._problem = Problem(model, machine, start.make(model, machine), times, batch, terms, penalty)
+        self._start = start.make(model, machine)
+        states = self._start
+        if model.is_dae:
+            if not isinstance(sim.solver, RosenbrockMethod | Auto):
+                raise UnsupportedOperation(
+                    f"sim: objectives of a DAE need a Rosenbrock solver, Rodas5P(), got {type(sim.solver).__name__}"
+                )
+            states = WithAlgebraic(self._start, model.nx, model.z0)
+        self._problem = Problem(system_of(model), machine, states, times, batch, terms, penalty)
         self._residuals = Residuals(self._problem)
         self.np_total: int = self._problem.n_total
         self.last_failure: Failure | None = None
         self._warned = False
         self._lock = threading.Lock()
 
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds that one evaluation may take, the simulator's."""
+        return self.sim.time_limit
+
     # --- values and derivatives ----------------------------------------------------------------------------------
 
+    @limited
     def __call__(self, p: Any) -> tuple[float, Float64Array]:
         """Value and gradient (np_total,) at p, for ``scipy.optimize.minimize(obj, p0, jac=True)``."""
         result = self._noted(self._problem.gradient(self._theta(p)))
         return result.value, result.gradient
 
+    @limited
     def value(self, p: Any) -> float:
         """Value at p, without the reverse sweep."""
         return self._noted(self._problem.value(self._theta(p))).value
@@ -165,23 +181,29 @@ class Objective:
         """Gradient (np_total,) at p."""
         return self(p)[1]
 
+    @limited
     def hessp(self, p: Any, v: Any) -> Float64Array:
         """Product of the Hessian at p with v (np_total,), by forward over adjoint; about four gradients' cost."""
         return self._noted(self._problem.hessp(self._theta(p), self._theta(v, "v"))).gradient
 
     def hess(self, p: Any) -> Float64Array:
-        """Hessian (np_total, np_total) at p, symmetric; costs np_total products."""
-        theta = self._theta(p)
-        columns = [self.hessp(theta, e) for e in np.eye(self.np_total)]
-        full = np.array(columns).reshape(self.np_total, self.np_total)
-        return 0.5 * (full + full.T)
+        """Hessian (np_total, np_total) at p, symmetric.
 
+        Costs np_total products. With an explicit solver and at most 60 parameters times trajectories, many directions
+        are taken at once, as trajectories of one batch.
+        """
+        full, failure = self._problem.hessian(self._theta(p))
+        self._note(failure)
+        return full
+
+    @limited
     def derivative_along(self, p: Any, v: Any) -> float:
         """Derivative along v by a forward (tangent) sweep: an independent check of ``grad(p) @ v``."""
         return self._noted(self._problem.directional(self._theta(p), self._theta(v, "v"))).value
 
     # --- least squares -------------------------------------------------------------------------------------------
 
+    @limited
     def residuals(self, p: Any) -> Float64Array:
         """Residuals (m,) with ``sum(residuals**2) == value``.
 
@@ -198,15 +220,45 @@ class Objective:
         self._note(failure)
         return rows
 
+    @limited
     def jac(self, p: Any) -> Float64Array:
         """Jacobian (m, np_total) of the residuals, by forward sensitivities; rows of a failed trajectory are zero."""
         rows, failure = self._residuals.jacobian(self._theta(p))
         self._note(failure)
         return rows
 
+    @property
+    def n_residuals(self) -> int:
+        """Number m of residuals; `UnsupportedOperation` if the objective is not a sum of squares."""
+        return self._residuals.n
+
     def jac_operator(self, p: Any) -> LinearOperator:
         """The Jacobian as a `scipy.sparse.linalg.LinearOperator`: a tangent sweep for J v, an adjoint one for J^T r."""
         return self._residuals.operator(self._theta(p))
+
+    @property
+    def problem(self) -> Problem:
+        """Everything that was given, checked and padded, for transcriptions; not to be changed."""
+        return self._problem
+
+    def gauss_newton(self, p: Any) -> LinearOperator:
+        """The Gauss-Newton approximation ``2 J^T J`` of the Hessian as a `scipy.sparse.linalg.LinearOperator`.
+
+        J is the Jacobian of the residuals at p, so a product costs a tangent sweep and an adjoint one; the penalty is
+        included. It is positive semidefinite, and equals the Hessian where the residuals are zero or linear in p. For
+        ``scipy.optimize.minimize(obj, p0, jac=True, hess=obj.gauss_newton, method="trust-constr")``, or its
+        ``matvec`` as the product of a Newton-CG method.
+
+        Raises
+        ------
+        UnsupportedOperation
+            If the objective is not a sum of squares.
+        """
+        return self._residuals.gauss_newton(self._theta(p))
+
+    def explain(self) -> str:
+        """How the gradient is computed and why, with memory and recomputation of the last one, as text."""
+        return "\n".join([self.sim.explain().split("\nsensitivity")[0], *self._problem.explain()])
 
     # --- the parameter vector ------------------------------------------------------------------------------------
 
@@ -218,8 +270,8 @@ class Objective:
     def initial_states(self, p: Any) -> Float64Array:
         """Initial states (B, nx) at the parameter vector p (np_total,)."""
         problem = self._problem
-        states = problem.start.states(problem.typed(self._theta(p)))
-        return np.array(np.broadcast_to(states, (problem.batch.size, problem.model.nx)), dtype=np.float64)
+        states = self._start.states(problem.typed(self._theta(p)))
+        return np.array(np.broadcast_to(states, (problem.batch.size, self.sim.model.nx)), dtype=np.float64)
 
     def names(self) -> list[str]:
         """A readable name for each entry of the parameter vector."""
@@ -254,9 +306,20 @@ class Objective:
         not. The steps in p are therefore large with an adaptive solver, and a difference within its tolerance is
         reported as such; a smaller rtol shrinks it.
         """
-        from .check import check_gradient
+        from .check_report import check_target
+        from .check_targets import ObjectiveTarget
 
-        return check_gradient(self, self._theta(p), directions, coordinates, seed)
+        return check_target(ObjectiveTarget(self), self._theta(p), directions, coordinates, seed)
+
+    def simulation(self, p: Any) -> tuple[Any, Any, Any, Any]:
+        """Initial states, controls, model parameters and save times at p, as the simulator takes them."""
+        problem = self._problem
+        model_p = problem.typed(self._theta(p))[: problem.n_params]
+        return self.initial_states(p).astype(problem.dtype), self._given[2], model_p, self._given[3]
+
+    def with_simulator(self, sim: Simulator) -> Objective:
+        """The same objective on another simulator."""
+        return Objective(sim, *self._given[1:])
 
     def to_casadi(self, name: str = "objective") -> ca.Function:
         """The objective as a `casadi.Function` (p) -> J with exact gradient and Hessian, for nlpsol and Opti.
@@ -270,8 +333,8 @@ class Objective:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled and copied as its arguments; see `copies`."""
         problem = self._problem
-        encoder = problem.start.function if isinstance(problem.start, ComputedStates) else None
-        return Objective, storable(self._given, problem.model, problem.data_terms.terms.nd, encoder)
+        encoder = self._start.function if isinstance(self._start, ComputedStates) else None
+        return Objective, storable(self._given, self.sim.model, problem.data_terms.terms.nd, encoder)
 
     def __repr__(self) -> str:
         problem = self._problem

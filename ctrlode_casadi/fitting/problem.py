@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -10,12 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base.arrays import Float64Array
+from ..base.processors import available_threads
+from ..integrate.auto_engine import stiffness_found
 from ..integrate.batch import Batch
+from ..integrate.casadi_solvers import CasadiIntegrator
+from ..integrate.cost_model import Choice, Selection
+from ..integrate.engine import Engine
 from ..integrate.results import Sweep
+from ..integrate.sensitivity import Adjoint, Automatic, Forward as ForwardSensitivity
+from ..integrate.solvers import RungeKutta
 from ..model.ode import ControlledODE
 from .data_terms import DataTerms
 from .expressions import Functions, build, in_direction
 from .failures import Failure, describe
+from .forward import ForwardGradient
+from .hessian import MOST_ENTRIES, PackedHessian
 from .initial import Start
 from .machine import AnyEngine, Machine, wide
 from .records import Times
@@ -54,6 +64,8 @@ class Problem:
         self.d, self.w = self.data_terms.arrays(self.times, self.batch.size, self.dtype)
         self.scale = np.full(self.batch.size, 1.0 / max(self.batch.size, 1))
         self.functions: Functions = build(self.model, self.data_terms.terms)
+        self._forward: dict[int | None, ForwardGradient] = {}
+        self._lock = threading.Lock()
 
     @cached_property
     def n_err(self) -> int:
@@ -71,6 +83,46 @@ class Problem:
         """The same along a direction of theta; its steps are those of the trajectories themselves."""
         functions = in_direction(self.functions)
         return functions, self.machine.engine(functions, self.n_err)
+
+    def forward(self, chunk: int | None) -> ForwardGradient:
+        """Gradients by forward sensitivities with so many directions at a time."""
+        with self._lock:
+            found = self._forward.get(chunk)
+            if found is None:
+                found = self._forward[chunk] = ForwardGradient(self, chunk)
+            return found
+
+    @cached_property
+    def choice(self) -> Choice:
+        """What computes the gradient, and why."""
+        wanted = self.machine.sensitivity
+        if isinstance(self.machine.solver, CasadiIntegrator):
+            return Choice(Adjoint(), "the engine differentiates an integrator of CasADi as asked for")
+        if not isinstance(wanted, Automatic):
+            how = wanted if isinstance(wanted, ForwardSensitivity | Adjoint) else Adjoint()
+            return Choice(how, "asked for")
+        if not isinstance(self.engine, Engine):
+            return Choice(Adjoint(), "the model runs on the CasADi path")
+        forward, machine = self.forward(None), self.machine
+        threads = machine.threads or available_threads()
+        selection = Selection(self.functions.rhs, machine.solver, machine.dtype, threads)
+        return selection.choose(forward.n_directions, len(forward.columns), self.batch)
+
+    def explain(self) -> list[str]:
+        """Lines on the method of the gradient, and on what the last one took."""
+        choice = self.choice
+        lines = [f"gradient: {choice.sensitivity!r}, {choice.reason}"]
+        if isinstance(choice.sensitivity, ForwardSensitivity):
+            work = self.forward(choice.sensitivity.chunk).work
+        else:
+            work = self.engine.work if isinstance(self.engine, Engine) else None
+            lines += stiffness_found([self.engine])
+        return lines if work is None else [*lines, f"last call: {work}"]
+
+    @property
+    def plan(self) -> Adjoint | ForwardSensitivity:
+        """How the gradient is computed."""
+        return self.choice.sensitivity
 
     def typed(self, theta: Float64Array) -> NDArray[Any]:
         """Theta in the precision of the sweeps."""
@@ -91,7 +143,12 @@ class Problem:
         """Value and gradient."""
         typed = self.typed(theta)
         p = typed[: self.n_params]
-        x0, keep = self.initial(typed), self.machine.checkpoints
+        plan = self.plan
+        if isinstance(plan, ForwardSensitivity):
+            loss, theta_bar, x0_bar, sweep = self.forward(plan.chunk).gradient(typed)
+            theta_bar[: self.n_params] += self.regularization.grad(theta[: self.n_params])
+            return self._result(theta, loss, sweep, theta_bar, x0_bar)
+        x0, keep = self.initial(typed), plan.checkpoints
         made = self.engine.gradient(self.batch, x0, p, self.d, self.w, self.scale, checkpoints=keep)
         theta_bar = np.zeros(self.n_total)
         theta_bar[: self.n_params] = made.p_bar
@@ -166,3 +223,43 @@ class Problem:
         bad, bars = not np.isfinite(added).all(), np.hstack([x0_bar, dx0_bar])
         failure = describe(self.batch, made.sweep, made.loss, what="Hessian product", bars=bars, penalty=bad)
         return Result(float("inf"), np.zeros(self.n_total), failure)
+
+    def hessian(self, theta: Float64Array) -> tuple[Float64Array, Failure | None]:
+        """Hessian (np_total, np_total), symmetric; zero where a trajectory fails."""
+        columns = np.zeros((self.n_total, self.n_total))
+        for first in range(0, self.n_total, self._packed.chunk if self.packs else 1):
+            if not self.packs:
+                made = self.hessp(theta, np.eye(1, self.n_total, first)[0])
+                if made.failure is not None:
+                    return np.zeros_like(columns), made.failure
+                columns[first] = made.gradient
+                continue
+            directions = np.eye(self.n_total)[first : first + self._packed.chunk]
+            products, failure = self._packed_products(theta, directions)
+            if failure is not None:
+                return np.zeros_like(columns), failure
+            columns[first : first + len(directions)] = products
+        return 0.5 * (columns + columns.T), None
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether the Hessian takes many directions at once: small problem, explicit steps, compiled."""
+        few = self.n_params * self.batch.size <= MOST_ENTRIES and isinstance(self.machine.solver, RungeKutta)
+        return few and isinstance(self.engine, Engine)
+
+    @cached_property
+    def _packed(self) -> PackedHessian:
+        return PackedHessian(self)
+
+    def _packed_products(self, theta: Float64Array, directions: Float64Array) -> tuple[Float64Array, Failure | None]:
+        """Products with several directions at once; the failure of the first trajectory that has one."""
+        n, size = self.n_params, self.batch.size
+        products, sweep, loss = self._packed.products(theta, directions)
+        for j, v in enumerate(directions):
+            products[j, :n] += self.regularization.hessp(theta[:n], v[:n])
+        if sweep.success.all() and np.isfinite(products).all():
+            return products, None
+        first = int(np.argmin(sweep.success)) // size if size else 0
+        rows = slice(first * size, (first + 1) * size)
+        part = Sweep(*(getattr(sweep, f.name)[rows] for f in fields(sweep)))
+        return products, describe(self.batch, part, loss[rows], what="Hessian product", penalty=True)

@@ -32,3 +32,9 @@ class Differentiable(Protocol):
 
     def names(self) -> list[str]:
         """Names of the parameters."""
+
+    def simulation(self, p: Any) -> tuple[Any, Any, Any, Any]:
+        """Initial states, controls, parameters and save times."""
+
+    def with_simulator(self, sim: Simulator) -> Differentiable:
+        """The same on another simulator."""

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import casadi as ca
 import numpy as np
 
-from ..base.arrays import Float64Array, call, floats
+from ..base.arrays import Float64Array, call, floats, to_dm
 from ..base.errors import DataError, UnsupportedOperation
 from ..model.ode import ControlledODE
 from .expressions import parameters, scalar
@@ -33,6 +33,10 @@ class Regularization(ABC):
     @abstractmethod
     def hessp(self, p: Float64Array, v: Float64Array) -> Float64Array:
         """Product of the Hessian with v, (np,)."""
+
+    @abstractmethod
+    def expression(self, p: ca.MX) -> ca.MX:
+        """Value as an expression of p (np,)."""
 
     @property
     @abstractmethod
@@ -61,6 +65,9 @@ class WeightDecay(Regularization):
     def hessp(self, p: Float64Array, v: Float64Array) -> Float64Array:
         return 2.0 * self.lam * v if self.lam.size else np.zeros(p.size)
 
+    def expression(self, p: ca.MX) -> ca.MX:
+        return ca.dot(to_dm(self.lam), p * p) if self.lam.size else ca.MX(0.0)
+
     @property
     def row_weights(self) -> Float64Array:
         return np.sqrt(self.lam)
@@ -85,6 +92,9 @@ class Expression(Regularization):
 
     def hessp(self, p: Float64Array, v: Float64Array) -> Float64Array:
         return call(self._hessp, p, v)[0]
+
+    def expression(self, p: ca.MX) -> ca.MX:
+        return self._value(p)
 
     @property
     def row_weights(self) -> Float64Array:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from ..base.arrays import Float64Array
 from ..base.errors import UnsupportedOperation
+from ..integrate.forward import Columns, sensitivity_blocks, sensitivity_system
 from ..integrate.results import Sweep
 from ..lowering.batched import CompiledFunction
 from ..model.ode import ControlledODE
-from .expressions import Functions, with_sensitivities
+from .expressions import Functions
 from .failures import Failure, describe
 from .machine import AnyEngine
 from .problem import Problem
@@ -114,9 +115,11 @@ class Residuals:
         problem = self._problem
         model, free = problem.model, problem.start.columns is not None
         columns = model.np + (model.nx if free else 0)
-        rhs = with_sensitivities(model, columns)
-        functions = Functions(rhs, None, None, model.nx * (1 + columns), model.nu, model.np, 0, 0)
-        return columns, problem.machine.engine(functions, problem.n_err)
+        rhs = sensitivity_system(model.rhs, Columns((0, model.np), (0, model.nx if free else 0)))
+        blocks = sensitivity_blocks(model.nx, columns)
+        n = model.nx * (1 + columns)
+        functions = Functions(rhs, None, None, n, model.nu, model.np, 0, 0, blocks, model.system_mass)
+        return columns, problem.machine.engine(functions, problem.n_err, 0)
 
     def _rows(self, x: NDArray[Any], mask: NDArray[np.bool_], first: int = 0) -> tuple[NDArray[Any], ...]:
         """t (N, 1), x (N, nx), u (N, nu) where the mask (b, T) is True; trajectory `first` is the mask's first row."""
@@ -129,6 +132,11 @@ class Residuals:
 
     def _penalty_rows(self) -> Float64Array:
         return self._problem.regularization.row_weights
+
+    @property
+    def n(self) -> int:
+        """Number of residuals: entries of data present, and penalties."""
+        return int(self._present.sum()) + self._penalty_rows().size
 
     # --- values --------------------------------------------------------------------------------------------------
 
@@ -237,6 +245,18 @@ class Residuals:
         shape = (m + penalty.size, self._problem.n_total)
         return LinearOperator(shape, matvec=matvec, rmatvec=rmatvec, dtype=np.float64)
 
+    def gauss_newton(self, theta: Float64Array) -> LinearOperator:
+        """The operator 2 J^T J."""
+        from scipy.sparse.linalg import LinearOperator
+
+        jacobian = self.operator(theta)
+
+        def product(v: NDArray[Any]) -> Float64Array:
+            return 2.0 * np.asarray(jacobian.rmatvec(jacobian.matvec(v)))
+
+        n = self._problem.n_total
+        return LinearOperator((n, n), matvec=product, rmatvec=product, dtype=np.float64)
+
     def _forward(
         self, theta: Float64Array, v: Float64Array, rows: tuple[NDArray[Any], ...], mask: NDArray[np.bool_]
     ) -> Float64Array:
@@ -268,7 +288,7 @@ class Residuals:
         x_bar, p_bar = self._outputs.adjoint(rows, p, y_bar)
         full = np.zeros((*mask.shape, problem.model.nx), problem.dtype)
         full[mask] = x_bar
-        made = problem.engine.vjp(problem.batch, x0, p, full)
+        made = problem.engine.vjp(problem.batch, x0, p, full, checkpoints=problem.machine.checkpoints)
         out = np.zeros(problem.n_total)
         out[: problem.n_params] = made.p_bar + p_bar
         problem.start.pullback(problem.typed(theta), made.x0_bar, out)

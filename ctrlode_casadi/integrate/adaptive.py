@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 
 from . import slots as s
+from .auto_sweep import notice_stiffness
 from .fixed import is_finite
 from .inputs import break_row, find_piece, stop_row
 from .language import Bool, Float, Int, Ints, copy, doubles, ints, poll, reals, sweep, weigh
+from .projection import crossed_lanes, project, stop_inconsistent
 from .saves import last_due, save_count, save_first, save_lane, save_row, slack
-from .stages import run_stages, spread_steps, step_end
+from .stages import evaluate_stage, run_stages, spread_steps, step_end
 
 #: Logarithm of 1e-4, the least error that the controller remembers (Hairer's FACOLD).
 FIRST_ERROR = math.log(1e-4)
@@ -28,10 +30,12 @@ def start_lanes(a: Ints, h: Float) -> None:
     f, i = doubles(a[s.LANE_F_AT]), ints(a[s.LANE_I_AT])
     for lane in range(lanes):
         t = doubles(save_row(a, lane))[0]
+        i[s.I_BROKEN * lanes + lane] = 0
+        i[s.I_CROSSED * lanes + lane] = 0
         f[s.F_T * lanes + lane] = t
         f[s.F_H * lanes + lane] = h
         f[s.F_ERR * lanes + lane] = FIRST_ERROR
-        for q in (s.I_STATUS, s.I_STEPS, s.I_REJECTED, s.I_RHS, s.I_AGAIN, s.I_BAD):
+        for q in (s.I_STATUS, s.I_STEPS, s.I_REJECTED, s.I_RHS, s.I_AGAIN, s.I_BAD, s.I_STIFF, s.I_CALM):
             i[q * lanes + lane] = 0
         i[s.I_SAVED * lanes + lane] = 1
         i[s.I_PIECE * lanes + lane] = find_piece(a, lane, t)
@@ -74,7 +78,7 @@ def first_steps(a: Ints, x: Int) -> None:
         ints(a[s.ROW_PIECE_AT])[lane] = i[s.I_PIECE * lanes + lane]
     value, k1 = a[s.MODEL + s.VALUE], a[s.K_AT] + a[s.STAGES] * a[s.SN]
     spread_steps(a, 0)
-    run_stages(a, 0, a[s.SCRATCH_AT], 0, 1, x, value)
+    evaluate_stage(a, 0, a[s.SCRATCH_AT], 0, x, value)
     copy(k1, a[s.K_AT], a[s.N])
     for lane in range(lanes):
         span = next_target(a, lane, i[s.I_PIECE * lanes + lane], doubles(save_row(a, lane))[save_count(a, lane) - 1])
@@ -92,8 +96,17 @@ def first_steps(a: Ints, x: Int) -> None:
         top = max(d1, d2)
         h1 = max(1e-6, h[lane] * 1e-3) if top <= 1e-15 else (0.01 / top) ** (1.0 / a[s.ORDER])
         step = min(100.0 * h[lane], h1)
-        f[s.F_H * lanes + lane] = step if step > 0.0 else max(h[lane], 1e-6)
+        step = step if step > 0.0 else max(h[lane], 1e-6)
+        # A state that is zero but for rounding asks for a step far below the spacing of times: SciPy begins there, too.
+        f[s.F_H * lanes + lane] = max(step, 2.3e-14 * max(abs(t[lane]), 1e-6 * span_of(a, lane)))
         i[s.I_RHS * lanes + lane] += 2
+
+
+@sweep
+def span_of(a: Ints, lane: Int) -> Float:
+    """Time from a lane's first to its last save time."""
+    ts = doubles(save_row(a, lane))
+    return ts[save_count(a, lane) - 1] - ts[0]
 
 
 @sweep
@@ -113,7 +126,7 @@ def probe(a: Ints, value: Int) -> None:
     end = doubles(a[s.ROW_E_AT])
     for lane in range(a[s.LANES]):
         start[lane] = end[lane]
-    run_stages(a, 0, a[s.SCRATCH_AT], 0, 1, a[s.X_NEW_AT], value)
+    evaluate_stage(a, 0, a[s.SCRATCH_AT], 0, a[s.X_NEW_AT], value)
 
 
 @sweep
@@ -124,6 +137,15 @@ def norm_of_difference(a: Ints, x: Int, lane: Int) -> Float:
     for e in range(lane, a[s.N], a[s.LANES]):
         err[e] = k0[e] - k1[e]
     return scaled_norm(a, a[s.ERR_AT], x, x, lane)
+
+
+@sweep
+def interrupt_lanes(a: Ints) -> None:
+    """Lanes that are not done get the status of an interruption; the others keep their results."""
+    lanes, i = a[s.LANES], ints(a[s.LANE_I_AT])
+    for lane in range(lanes):
+        if i[s.I_ACTIVE * lanes + lane]:
+            i[s.I_STATUS * lanes + lane] = 4
 
 
 @sweep
@@ -140,11 +162,15 @@ def propose(a: Ints, row: Int) -> Int:
         if i[s.I_ACTIVE * lanes + lane] == 0:
             continue
         wanted, ts = f[s.F_H * lanes + lane], doubles(save_row(a, lane))
+        stiff = i[s.I_STIFF * lanes + lane] >= s.STIFF_STEPS
         t_final = ts[save_count(a, lane) - 1]
         if wanted < 2.3e-15 * max(abs(t), 1e-6 * (t_final - ts[0])):
-            i[s.I_STATUS * lanes + lane] = 1 if i[s.I_BAD * lanes + lane] else 3
+            bad = i[s.I_BAD * lanes + lane]
+            i[s.I_STATUS * lanes + lane] = bad if bad else 3
+        elif stiff and a[s.STIFFNESS] == s.STOP_WHEN_STIFF:
+            i[s.I_STATUS * lanes + lane] = 10
         elif i[s.I_STEPS * lanes + lane] + i[s.I_REJECTED * lanes + lane] >= a[s.MAX_STEPS]:
-            i[s.I_STATUS * lanes + lane] = 2
+            i[s.I_STATUS * lanes + lane] = 10 if stiff else 2
         if i[s.I_STATUS * lanes + lane] != 0:
             i[s.I_ACTIVE * lanes + lane] = 0
             continue
@@ -224,9 +250,9 @@ def decide(a: Ints, row: Int) -> tuple[Int, Int, Bool]:
         control_step(a, lane, h[at], norm, good)
         i[s.I_AGAIN * lanes + lane] = 0 if good else 1
         if not good:
-            i[s.I_BAD * lanes + lane] = 0 if math.isfinite(norm) else 1
+            i[s.I_BAD * lanes + lane] = 0 if math.isfinite(norm) else max(i[s.I_BROKEN * lanes + lane], 1)
             i[s.I_REJECTED * lanes + lane] += 1
-            i[s.I_FRESH * lanes + lane] = 0
+            i[s.I_FRESH * lanes + lane] = 1 if a[s.BLOCK] > 0 else 0
             rejected += 1
             continue
         accepted += 1
@@ -268,6 +294,7 @@ def advance(a: Ints, row: Int, x: Int, x_new: Int, x_next: Int, rejected: Int) -
             q += 1
             crossed = crossed or stops[q] != 0
         i[s.I_PIECE * lanes + lane] = q
+        i[s.I_CROSSED * lanes + lane] = 1 if active and crossed and a[s.JUMPS] else 0
         fresh = not a[s.FSAL] or (crossed and a[s.JUMPS])
         i[s.I_FRESH * lanes + lane] = 1 if active and fresh else 0
         if a[s.FSAL] and not whole:
@@ -288,7 +315,7 @@ def first_stage(a: Ints, row: Int, records: Int, x: Int, kernel: Int, taped: Int
         i[s.I_RHS * lanes + lane] += i[s.I_FRESH * lanes + lane] * i[s.I_ACTIVE * lanes + lane]
     if fresh == 0 and taped != 0:
         return taped
-    if fresh == lanes:
+    if fresh == lanes or a[s.BLOCK] > 0:
         run_stages(a, row, records, 0, 1, x, kernel)
         return records
     if fresh == 0 and kernel == a[s.MODEL + s.VALUE]:
@@ -308,7 +335,7 @@ def first_stage(a: Ints, row: Int, records: Int, x: Int, kernel: Int, taped: Int
 def forward_adaptive(a: Ints, keep: Bool, log: Bool) -> Int:
     """Integrate the block. `log` records the rows' headers, `keep` also their states and the last rows' tapes."""
     lanes, sn, i = a[s.LANES], a[s.SN], ints(a[s.LANE_I_AT])
-    ring, row_bytes = a[s.TAPE_ROWS], a[s.STAGES] * a[s.RECORD]
+    ring, row_bytes = a[s.TAPE_ROWS], a[s.ROW_BYTES]
     flags, firsts = ints(a[s.ROW_FLAG_AT]), ints(a[s.ROW_FIRST_AT])
     x, dt0 = a[s.STATES_AT], doubles(a[s.CONTROL_AT])[s.DT0]
     kernel = a[s.MODEL + s.VALUE_TAPE] if keep and ring > 0 else a[s.MODEL + s.VALUE]
@@ -319,12 +346,16 @@ def forward_adaptive(a: Ints, keep: Bool, log: Bool) -> Int:
     row, step, taped = 0, 0, 0
     while True:
         if poll(a[s.CANCEL_AT]) != 0:
+            interrupt_lanes(a)
             return s.STOPPED
         if row + 1 >= a[s.ROW_CAP]:
             return s.NEED_ROWS
         if propose(a, row) == 0:
             break
         spread_steps(a, row)
+        if a[s.PROJECT] and crossed_lanes(a) > 0:
+            project(a, row, x)
+            stop_inconsistent(a, row)
         records = a[s.TAPES_AT] + (step % ring) * row_bytes if keep and ring > 0 else a[s.SCRATCH_AT]
         first = first_stage(a, row, records, x, kernel, taped)
         run_stages(a, row, records, 1, a[s.TRIAL], x, kernel)
@@ -333,6 +364,8 @@ def forward_adaptive(a: Ints, keep: Bool, log: Bool) -> Int:
             step_end(a, x, x_new)
         measure(a, x, x_new)
         accepted, rejected, inner = decide(a, row)
+        if a[s.STIFFNESS]:
+            notice_stiffness(a, row, records, x_new)
         if inner:
             run_stages(a, row, records, a[s.TRIAL], a[s.STAGES], x, kernel)
         for lane in range(lanes):

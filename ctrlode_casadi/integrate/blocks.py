@@ -17,6 +17,7 @@ from .costs import costs
 from .fixed import count_fixed, forward_fixed, plan_block, plan_lane
 from .inputs import lane_rows, pack, pack_controls, unpack_control_bars
 from .language import Bool, Int, Ints, call_kernel, copy, doubles, fill, ints, next_ticket, reals, sweep
+from .linear import connect_linear
 from .reverse import reverse
 from .saves import save_count
 
@@ -111,8 +112,11 @@ def block_costs(a: Ints, backward: Bool) -> None:
     """Losses of the block's live lanes, and seeds with `backward`."""
     lanes, i = a[s.LANES], ints(a[s.LANE_I_AT])
     loss = doubles(a[s.LANE_F_AT] + 8 * s.F_LOSS * lanes)
+    slopes, sums = a[s.SLOPES], doubles(a[s.LANE_SLOPES_AT])
     for lane in range(lanes):
         loss[lane] = 0.0
+    for e in range(slopes * lanes):
+        sums[e] = 0.0
     if backward:
         for k in range(a[s.NT]):
             fill(a[s.SEEDS_AT] + k * a[s.SN], 0.0, a[s.N])
@@ -122,7 +126,10 @@ def block_costs(a: Ints, backward: Bool) -> None:
     for lane in range(lanes):
         if i[s.I_LIVE * lanes + lane]:
             failed = i[s.I_STATUS * lanes + lane] != 0
-            doubles(a[s.LOSS_AT])[i[s.I_INDEX * lanes + lane]] = math.inf if failed else loss[lane]
+            b = i[s.I_INDEX * lanes + lane]
+            doubles(a[s.LOSS_AT])[b] = math.inf if failed else loss[lane]
+            for j in range(slopes):
+                doubles(a[s.SLOPES_AT])[b * slopes + j] = 0.0 if failed else sums[j * lanes + lane]
 
 
 @sweep
@@ -185,7 +192,7 @@ def run_block(a: Ints, block: Int, group: Int) -> Int:
         i[s.I_INDEX * lanes + lane] = first + min(lane, count - 1)
         i[s.I_LIVE * lanes + lane] = 1 if lane < count else 0
     code = forward(a, keep, backward)
-    if code != s.DONE:
+    if code != s.DONE and (code != s.STOPPED or backward or a[s.ADAPTIVE] == 0):
         return code
     write_results(a)
     if mode == s.SIMULATE or (mode == s.VJP and a[s.X_AT] != 0):
@@ -220,7 +227,12 @@ def run_reverse(a: Ints, group: Int) -> Int:
         lanes_x0 = a[s.STATES_AT]
         pack_states(a)
         copy(lanes_x0 + 2 * a[s.SN], lanes_x0, a[s.N])
+    a[s.REPLAYED] = 0
     code = reverse(a)
+    work = ints(a[s.WORK_AT] + 24 * group)
+    work[0] += a[s.REPLAYED]
+    work[1] += a[s.ROWS]
+    work[2] = max(work[2], a[s.ROWS])
     write_state_bars(a)
     if a[s.WANT_U]:
         unpack_control_bars(a, group)
@@ -233,6 +245,8 @@ def start_group(a: Ints, group: Int) -> None:
 
     A group may start anew after its work arrays were enlarged; what it adds up must then be zero again.
     """
+    for e in range(3):
+        ints(a[s.WORK_AT] + 24 * group)[e] = 0
     if a[s.WANT_U] and a[s.MODE] == s.GRADIENT:
         first = (group * a[s.BLOCKS] // a[s.GROUPS]) * a[s.LANES]
         last = min(((group + 1) * a[s.BLOCKS] // a[s.GROUPS]) * a[s.LANES], a[s.BATCH])
@@ -244,7 +258,7 @@ def start_group(a: Ints, group: Int) -> None:
         bars = reals(a[s.COEF_BAR_AT] + group * size * a[s.ITEM])
         for e in range(size):
             bars[e] = 0.0
-    for kernel in (s.MODEL, s.COST, s.TERMINAL):
+    for kernel in (s.MODEL, s.COST, s.TERMINAL, s.JACOBIAN):
         if a[kernel + s.N_ACC] > 0:
             fill(a[kernel + s.ACC_AT], 0.0, a[kernel + s.N_ACC])
 
@@ -254,7 +268,7 @@ def finish_group(a: Ints, group: Int) -> None:
     """Reduce the accumulators into the group's row of the parameter adjoint."""
     ins, outs = ints(a[s.IN_AT]), ints(a[s.OUT_AT])
     keep0, keep1, keep2 = ins[0], ins[1], outs[0]
-    for kernel in (s.MODEL, s.COST, s.TERMINAL):
+    for kernel in (s.MODEL, s.COST, s.TERMINAL, s.JACOBIAN):
         if a[kernel + s.FINISH] != 0:
             ins[0] = a[kernel + s.ACC_AT]
             ins[1] = a[kernel + s.UNI_AT]
@@ -294,6 +308,8 @@ def connect(a: Ints) -> None:
     cost = ints(a[s.C_BACK_OUT_AT])
     cost[0], cost[1], cost[2] = a[s.T_BAR_AT], a[s.C_X_BAR_AT], a[s.U_BAR_AT]
     cost[3], cost[4] = a[s.C_DUMP_AT], a[s.C_DUMP_AT]
+    if a[s.BLOCK] > 0:
+        connect_linear(a)
 
 
 @sweep

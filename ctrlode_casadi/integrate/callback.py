@@ -29,7 +29,10 @@ from ..base.arrays import Float64Array
 from ..base.errors import SolverError, UnsupportedOperation, unknown_name
 from ..controls.control import Control
 from ..model.ode import ControlledODE
-from .expressions import ExplicitSolver, check_single, control_shape, simulation_function
+from .casadi_solvers import CasadiIntegrator
+from .events import Event
+from .expressions import check_single, control_shape, simulation_function
+from .integrators_expressions import integrator_simulation
 from .problem import check_controls, check_times
 
 #: Nonzeros of an input or output in column-major order; None for an input of zeros or an output nobody needs.
@@ -50,12 +53,16 @@ class SimulatorLike(Protocol):
         """The model."""
 
     @property
-    def solver(self) -> ExplicitSolver:
+    def solver(self) -> Any:
         """The solver."""
 
     @property
     def dtype(self) -> Any:
         """Precision of the compiled code."""
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """Events; empty for none."""
 
     def __call__(self, x0: Any, controls: Any, p: Any, ts: Any) -> Any:
         """A solution with states x (1, T, nx)."""
@@ -81,8 +88,15 @@ def casadi_simulation(sim: SimulatorLike, ts: Any, controls: Control | None = No
     """
     if form not in _FORMS:
         raise SolverError(unknown_name("form", form, _FORMS))
-    if form == "callback" or (form == "auto" and sim.solver.adaptive):
+    if isinstance(sim.solver, CasadiIntegrator) and form != "callback":
+        return integrator_simulation(sim.model, sim.solver, ts, controls)
+    if form == "callback" or (form == "auto" and (sim.solver.adaptive or sim.events)):
         return simulation_callback(sim, ts, controls)
+    if sim.events:
+        raise UnsupportedOperation(
+            "form: there is no expression of a simulation with events, whose number depends on the values; use "
+            "form='callback', which has first derivatives"
+        )
     return simulation_function(sim.model, sim.solver, ts, controls)
 
 
@@ -152,7 +166,8 @@ class _Task:
     @cached_property
     def exact(self) -> ca.Function:
         """The expression of the same steps, for second derivatives."""
-        return simulation_function(self.sim.model, self.sim.solver, self.ts, self.controls)
+        make = integrator_simulation if isinstance(self.sim.solver, CasadiIntegrator) else simulation_function
+        return make(self.sim.model, self.sim.solver, self.ts, self.controls)
 
     def vector(self, buffer: Buffer, i: int) -> NDArray[Any]:
         """A buffer of the shape of input i as a vector of the simulator's precision."""
@@ -304,7 +319,12 @@ class _Derivative(_Node):
     def _exact(self) -> ca.Function:
         """The same derivative of the expression of the simulation, with the inputs of this node."""
         solver = self._task.sim.solver
-        if solver.adaptive:
+        if self._task.sim.events:
+            raise UnsupportedOperation(
+                "second derivatives of a simulation with events are not available; use a Hessian approximation "
+                "({'ipopt.hessian_approximation': 'limited-memory'})"
+            )
+        if solver.adaptive and not isinstance(solver, CasadiIntegrator):
             name = type(solver).__name__
             raise UnsupportedOperation(
                 f"second derivatives of the compiled simulation with adaptive steps ({name}) are not available; "

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ..base.status import Status
 from .batch import Batch, ControlBars, PieceArrays
-from .results import Gradient, Sweep, new_sweep
-from .solvers import RungeKutta, _Embedded
+from .results import Gradient, Sweep, new_sweep, stop_at_limit, whole_or_nothing
+from .solvers import OneStep, _Embedded
+from .threads import time_is_up
 
 Array = NDArray[np.float64]
 
@@ -78,7 +79,7 @@ class _Control:
 class CasadiEngine:
     """Offers `simulate` and `vjp` of `Engine` for a right-hand side (t, x, u, p) -> xdot, in double precision."""
 
-    def __init__(self, rhs: ca.Function, solver: RungeKutta, n_err: int | None = None) -> None:
+    def __init__(self, rhs: ca.Function, solver: OneStep, n_err: int | None = None) -> None:
         self.rhs, self.solver, self.table = rhs, solver, solver.tableau
         self.nx, self.nu, self.n_params = rhs.numel_in(1), rhs.numel_in(2), rhs.numel_in(3)
         self.n_err = self.nx if n_err is None else n_err
@@ -89,7 +90,11 @@ class CasadiEngine:
         sweep = new_sweep(batch.size)
         x = np.full((batch.size, batch.n_save, self.nx), np.nan)
         for b, control in self._controls(batch):
+            if time_is_up():
+                break
             self._integrate(batch, b, control, x0[b].astype(float), p.astype(float), x[b], sweep)
+        if time_is_up():
+            stop_at_limit(sweep)
         return x.astype(batch.dtype), sweep
 
     def vjp(
@@ -110,6 +115,8 @@ class CasadiEngine:
         bars = [np.zeros((1 if batch.shared_controls else z - a, *batch.pieces(a, z).coefficients.shape[1:]))
                 for a, z in batch.chunks()]  # fmt: skip
         for b, control in self._controls(batch):
+            if time_is_up():
+                break
             steps = self._integrate(batch, b, control, x0[b].astype(float), p, states[b], sweep)
             if sweep.status[b] != Status.SUCCESS:
                 continue
@@ -123,7 +130,7 @@ class CasadiEngine:
         if x is not None:
             x[...] = states
         control_bars = [ControlBars(v) for v in bars] if want_u else None
-        return Gradient(p_bar.astype(batch.dtype), x0_bar.astype(batch.dtype), control_bars, sweep)
+        return whole_or_nothing(Gradient(p_bar.astype(batch.dtype), x0_bar.astype(batch.dtype), control_bars, sweep))
 
     def _controls(self, batch: Batch) -> Iterator[tuple[int, _Control]]:
         for start, stop in batch.chunks():
@@ -207,7 +214,8 @@ class CasadiEngine:
         order = (self.table.error_order or 0) + 1
         h1 = max(1e-6, h0 * 1e-3) if max(d1, d2) <= 1e-15 else (0.01 / max(d1, d2)) ** (1 / order)
         h = min(100 * h0, h1)
-        return h if h > 0 else 1e-6
+        least = 2.3e-14 * max(abs(ts[0]), 1e-6 * (ts[-1] - ts[0]))
+        return max(h if h > 0 else 1e-6, float(least))
 
     def _adaptive(self, ts: Array, control: _Control, x: Array, p: Array, out: Array) -> tuple[Any, ...]:
         solver, tab = cast(_Embedded, self.solver), self.table
@@ -220,6 +228,8 @@ class CasadiEngine:
         h, old, again, bad = solver.dt0 or self._first_step(ts, control, x, p), 1e-4, False, False
         q = control.find(t)
         while saved < ts.size:
+            if time_is_up():
+                return steps, Status.TIME_LIMIT, saved, rejected, calls
             if h < 2.3e-15 * max(abs(t), 1e-6 * (ts[-1] - ts[0])):
                 return steps, Status.NON_FINITE if bad else Status.STEP_TOO_SMALL, saved, rejected, calls
             if len(steps) + rejected >= solver.max_steps:

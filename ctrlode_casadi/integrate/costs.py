@@ -1,6 +1,7 @@
 """Costs at the save times: values per lane, and seeds for the reverse sweep.
 
-Cost kernels have the inputs (t, x, u, p, d, w), with data d and weights w per save time, and one output per lane.
+Cost kernels have the inputs (t, x, u, p, d, w), with data d and weights w per save time, and one output: the cost,
+followed by SLOPES further numbers, its derivatives along the directions that are integrated with the state.
 """
 
 from __future__ import annotations
@@ -70,11 +71,13 @@ def cost_at(a: Ints, k: Int, kernel: Int, backward: Bool) -> None:
     ins[3] = a[kernel + s.UNI_AT]
     call_kernel(a[kernel + (s.VALUE_TAPE if backward else s.VALUE)], a[s.C_IN_AT], a[s.C_OUT_AT])
     loss, ell = doubles(a[s.LANE_F_AT] + 8 * s.F_LOSS * lanes), reals(a[s.C_ELL_AT])
-    live = ints(a[s.LANE_I_AT] + 8 * s.I_LIVE * lanes)
+    live, slopes = ints(a[s.LANE_I_AT] + 8 * s.I_LIVE * lanes), doubles(a[s.LANE_SLOPES_AT])
     for lane in range(lanes):
         last = save_count(a, lane) - 1
         if live[lane] != 0 and (k == last if last_only else k <= last):
             loss[lane] += ell[lane]
+            for j in range(1, a[s.SLOPES] + 1):
+                slopes[(j - 1) * lanes + lane] += ell[j * lanes + lane]
     if not backward:
         return
     back, out = ints(a[s.C_BACK_IN_AT]), ints(a[s.C_BACK_OUT_AT])

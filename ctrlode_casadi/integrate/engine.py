@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from ..base.processors import available_threads
 from . import slots as s, threads, workspace
 from .batch import Batch, ControlBars, PieceArrays
+from .jacobian import LinearPart
 from .method import make_method
-from .results import Call, Gradient, Sweep, new_sweep
-from .solvers import RungeKutta
+from .results import Call, CallWork, Gradient, Sweep, new_sweep
+from .solvers import OneStep
 from .sweeps import call_kernel, load_sweeps
-from .workspace import Sizes, Workspace, WorkspaceList, padded
+from .table import CALL_SLOTS, address, put_times, row_address
+from .workspace import Sizes, StepSizes, Workspace, WorkspaceList, aligned_vector
 
 __all__ = ["Engine", "Gradient", "Sweep"]
 
@@ -58,15 +60,21 @@ class Engine:
     nx, nu, n_params
         Sizes.
     solver
-        Explicit Runge-Kutta solver.
+        Runge-Kutta or Rosenbrock solver.
     n_err
         The error norm uses the first `n_err` states (all by default).
     cost, terminal
         Lane kernels of ``cost(t, x, u, p, d, w) -> ell`` at every save time and at the last one.
     nd, nw
         Entries of d and w.
+    n_slopes
+        Entries that the cost kernels return after the cost; see `slopes`.
+    linear
+        Jacobian and linear algebra of a Rosenbrock solver.
     n_threads
         Number of threads; all processors by default. Results do not depend on it.
+    stop_when_stiff
+        Trajectories that the stiffness test finds stiff end there, with the status STIFF.
     """
 
     def __init__(
@@ -75,22 +83,28 @@ class Engine:
         nx: int,
         nu: int,
         n_params: int,
-        solver: RungeKutta,
+        solver: OneStep,
         *,
         n_err: int | None = None,
         cost: Any = None,
         terminal: Any = None,
         nd: int = 0,
         nw: int = 0,
+        n_slopes: int = 0,
         n_threads: int | None = None,
+        linear: LinearPart | None = None,
+        stop_when_stiff: bool = False,
     ) -> None:
         self.kernels, self.cost, self.terminal = kernels, cost, terminal
         self.nx, self.nu, self.n_params, self.nd, self.nw = nx, nu, n_params, nd, nw
-        self.solver = solver
+        self.solver, self.n_slopes = solver, n_slopes
+        #: What the last call took, None before the first.
+        self.work: CallWork | None = None
         self.n_err = nx if n_err is None else n_err
+        self.linear = linear
         self.dtype = np.dtype(kernels.dtype)
         self.n_threads = n_threads or available_threads()
-        self.method = make_method(solver, self.n_err, self.dtype)
+        self.method = make_method(solver, self.n_err, self.dtype, stop_when_stiff)
         self._sweeps = load_sweeps(self.dtype.name)
         self._idle = WorkspaceList()
         self._rows = _FIRST_ROWS
@@ -137,6 +151,17 @@ class Engine:
         self._run(call, p)
         return loss, call.sweep
 
+    def slopes(
+        self, batch: Batch, x0: NDArray[Any], p: NDArray[Any], d: NDArray[Any], w: NDArray[Any]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], Sweep]:
+        """Costs (B,) as in `losses`, and the sums (B, n_slopes) of what follows the cost; zero for failed ones."""
+        loss, sums = np.zeros(batch.size), np.zeros((batch.size, self.n_slopes))
+        call = Call(
+            s.LOSS, batch, x0, new_sweep(batch.size), d=d, w=w, scale=np.ones(batch.size), loss=loss, slopes=sums
+        )
+        self._run(call, p)
+        return loss, sums, call.sweep
+
     def gradient(
         self,
         batch: Batch,
@@ -163,20 +188,22 @@ class Engine:
     def _run(self, call: Call, p: NDArray[Any]) -> tuple[NDArray[Any], list[ControlBars] | None]:
         p_bar = np.zeros(self.n_params, self.dtype)
         bars: list[ControlBars] = []
-        unis = [self._prologue(k, p) for k in (self.kernels, self.cost, self.terminal)]
+        jacobian = self.linear.kernels if self.linear else None
+        unis = [self._prologue(k, p) for k in (self.kernels, self.cost, self.terminal, jacobian)]
         for start, stop in call.batch.chunks():
             part, bar = self._run_chunk(call, start, stop, unis)
             p_bar += part
             if bar is not None:
                 bars.append(bar)
+        self.work = call.work
         return p_bar, bars if call.want_u else None
 
     def _prologue(self, kernels: Any, p: NDArray[Any]) -> NDArray[Any] | None:
         """Everything that depends on the parameters only."""
         if kernels is None:
             return None
-        uni = workspace_array(kernels.n_uni, self.dtype)
-        aligned = workspace_array(self.n_params, self.dtype)
+        uni = aligned_vector(kernels.n_uni, self.dtype)
+        aligned = aligned_vector(self.n_params, self.dtype)
         aligned[: self.n_params] = p
         call_kernel(kernels.prologue, [aligned], [uni])
         return uni
@@ -191,10 +218,11 @@ class Engine:
         if call.want_u and call.mode == s.GRADIENT:
             saves = np.zeros((stop - start, call.batch.n_save, self.nu), self.dtype)
         flags = np.zeros(2, np.int64)  # cancel, counter of groups
+        work_done = np.zeros((ready.groups, 3), np.int64)
         table = self._complete(call, start, ready, unis, flags, p_bars, bars)
-        table[s.U_SAVES_BAR_AT] = _address(saves)
+        table[[s.U_SAVES_BAR_AT, s.WORK_AT]] = address(saves), address(work_done)
         run_groups, idle, own_rows = self._sweeps.run_groups, self._idle, ready.own_rows
-        held = (call, unis, flags, p_bars, bars, saves)  # what the table points to
+        held = (call, unis, flags, p_bars, bars, saves, work_done)  # what the table points to
 
         def work(held: tuple[Any, ...] = held) -> None:
             space = idle.take(ready.sizes)
@@ -215,6 +243,12 @@ class Engine:
                     array[...] = 0
             threads.run_workers(work, count, flags, None)
         ready.seconds = time.perf_counter() - began
+        if flags[0]:
+            call.stop_at_limit(start, stop)
+            for array in (p_bars, bars, saves):
+                if array is not None:
+                    array[...] = 0
+        call.work.add(ready.sizes, work_done, count)
         if bars is None:
             return p_bars.sum(axis=0), None
         total = bars.sum(axis=0, keepdims=True) if call.batch.shared_controls else bars
@@ -234,12 +268,15 @@ class Engine:
         table = self._table(call, start, stop, pieces, plan)
         own_bar = not batch.shared_controls
         table[[s.BLOCKS, s.GROUPS, s.OWN_COEF_BAR]] = blocks, groups, own_bar
-        table[[s.SN, s.SM, s.RECORD]] = sizes.sn, sizes.sm, sizes.record
+        table[[s.SN, s.SM, s.RECORD, s.ROW_BYTES]] = sizes.sn, sizes.sm, sizes.record, sizes.row_bytes
+        table[[s.OFF_STEP, s.OFF_J, s.OFF_LU, s.OFF_PIVOTS, s.OFF_J_TAPE]] = (
+            sizes.stages * sizes.record, *sizes.step_offsets[1:5],
+        )  # fmt: skip
         table[[s.OFF_U, s.OFF_T, s.OFF_TAPE]] = sizes.sn, sizes.sn + sizes.sm, sizes.sn + sizes.sm + sizes.sl
         bar_shape = (stop - start if own_bar else groups, *pieces.coefficients.shape[1:])
         saved = batch.saved_controls(start, stop) if call.mode in (s.LOSS, s.GRADIENT) else None
         if saved is not None:
-            table[[s.U_SAVES_AT, s.OWN_U]] = _address(saved), saved.shape[0] > 1
+            table[[s.U_SAVES_AT, s.OWN_U]] = address(saved), saved.shape[0] > 1
         made = _Prepared(table, sizes, (pieces, saved), plan, groups, bar_shape, self._rows)
         if batch.keeps(start, stop):
             batch.prepared[key] = made
@@ -258,18 +295,19 @@ class Engine:
         """The prepared table with the addresses of this call's arrays."""
         table = ready.table.copy()
         sweep = call.sweep
-        flag = _address(flags)
-        table[_CALL_SLOTS] = [
-            flag, flag + 8, _address(p_bars), _address(bars),
-            _row(call.x0, start), _row(call.x, start), _row(call.seeds, start), _row(call.scale, start),
-            _row(call.loss, start), _row(call.x0_bar, start), _row(sweep.status, start), _row(sweep.reached, start),
-            _row(sweep.n_steps, start), _row(sweep.n_rejected, start), _row(sweep.n_rhs, start),
-            *(_address(uni) for uni in unis),
+        flag = address(flags)
+        rows = (
+            call.x0, call.x, call.seeds, call.scale, call.loss, call.slopes, call.x0_bar, sweep.status, sweep.reached,
+            sweep.n_steps, sweep.n_rejected, sweep.n_rhs,
+        )  # fmt: skip
+        table[CALL_SLOTS] = [
+            flag, flag + 8, address(p_bars), address(bars), *(row_address(v, start) for v in rows),
+            *(address(uni) for uni in unis),
         ]  # fmt: skip
         for slot, own, array in ((s.D_AT, s.OWN_D, call.d), (s.W_AT, s.OWN_W, call.w)):
             shared = array is None or array.shape[0] == 1
             table[own] = not shared
-            table[slot] = _row(array, 0 if shared else start)
+            table[slot] = row_address(array, 0 if shared else start)
         return table
 
     def _larger(self, space: Workspace) -> Workspace:
@@ -293,11 +331,11 @@ class Engine:
         table = np.zeros(s.SIZE, np.int64)
         self._put_method(table)
         index = np.zeros(s.I_ROWS, np.int64)
-        self._put_times(table, batch, pieces)
-        table[[s.LANES, s.LANE_I_AT, s.ROW_CAP]] = 1, _address(index), 0
+        put_times(table, batch, pieces)
+        table[[s.LANES, s.LANE_I_AT, s.ROW_CAP]] = 1, address(index), 0
         rows = int(self._sweeps.plan_shared(table.ctypes.data))
         arrays = [np.zeros(max(rows, 1)) for _ in range(3)] + [np.zeros(max(rows, 1), np.int64) for _ in range(2)]
-        table[s.ROW_T_AT : s.ROW_SAVED_AT + 1] = [_address(v) for v in arrays]
+        table[s.ROW_T_AT : s.ROW_SAVED_AT + 1] = [address(v) for v in arrays]
         table[s.ROW_CAP] = rows
         self._sweeps.plan_shared(table.ctypes.data)
         batch.plans[self.solver] = made = (pieces.breaks, rows, arrays)
@@ -306,15 +344,9 @@ class Engine:
     def _put_method(self, table: NDArray[np.int64]) -> None:
         for slot, value in self.method.slots.items():
             table[slot] = value
-
-    def _put_times(self, table: NDArray[np.int64], batch: Batch, pieces: PieceArrays) -> None:
-        table[[s.TS_AT, s.COUNT_AT, s.BREAKS_AT]] = _address(batch.ts), _address(batch.counts), _address(pieces.breaks)
-        table[[s.STOPS_AT, s.ANCHORS_AT]] = _address(pieces.stops), _address(pieces.anchors)
-        table[s.COEF_AT] = _address(pieces.coefficients)
-        table[[s.NT, s.NB, s.POWERS]] = batch.n_save, pieces.anchors.shape[1], pieces.coefficients.shape[3]
-        table[[s.OWN_TS, s.OWN_BREAKS]] = batch.ts.shape[0] > 1, pieces.breaks.shape[0] > 1
-        table[[s.OWN_STOPS, s.OWN_COEF]] = pieces.stops.shape[0] > 1, pieces.coefficients.shape[0] > 1
-        table[s.JUMPS] = pieces.jumps
+        if self.linear is not None:
+            for slot, value in self.linear.slots.items():
+                table[slot] = value
 
     def _table(
         self, call: Call, start: int, stop: int, pieces: PieceArrays, plan: tuple[Any, ...] | None
@@ -322,19 +354,20 @@ class Engine:
         """Task table of a chunk without the work arrays and the caller's arrays."""
         table = np.zeros(s.SIZE, np.int64)
         self._put_method(table)
-        self._put_times(table, call.batch, pieces)
+        put_times(table, call.batch, pieces)
         if call.batch.ts.shape[0] > 1:
             table[s.TS_AT] += 8 * start * call.batch.n_save
             table[s.COUNT_AT] += 8 * start
         lanes = self.kernels.lanes
         table[[s.LANES, s.NX, s.NU, s.N, s.M]] = lanes, self.nx, self.nu, self.nx * lanes, self.nu * lanes
         table[[s.N_ERR, s.ND, s.NW, s.ITEM, s.NP]] = self.n_err, self.nd, self.nw, self.dtype.itemsize, self.n_params
+        table[s.SLOPES] = self.n_slopes
         table[[s.BATCH, s.MODE, s.WANT_U, s.CHECKPOINTS]] = stop - start, call.mode, call.want_u, call.checkpoints
         table[s.SHARED_PLAN] = plan is not None
         table[s.LH] = 1 if plan is not None else lanes
         if plan is not None:
             table[s.ROWS] = plan[1]
-            table[s.ROW_T_AT : s.ROW_SAVED_AT + 1] = [_address(v) for v in plan[2]]
+            table[s.ROW_T_AT : s.ROW_SAVED_AT + 1] = [address(v) for v in plan[2]]
         for base, kernels in ((s.MODEL, self.kernels), (s.COST, self.cost), (s.TERMINAL, self.terminal)):
             if kernels is not None and (base == s.MODEL or call.mode in (s.LOSS, s.GRADIENT)):
                 table[base : base + 4] = kernels.value, kernels.value_tape, kernels.adjoint, kernels.finish
@@ -358,34 +391,10 @@ class Engine:
             max([k.n_tape for k in costs], default=0), call.batch.n_save, pieces.anchors.shape[1],
             pieces.coefficients.shape[3], rows, 1 if plan is not None else lanes,
             rows + 1 if keep else 2 + call.checkpoints, 0, call.backward, call.want_u, call.checkpoints,
+            self.n_slopes, self.linear.sizes if self.linear else StepSizes(),
         )  # fmt: skip
         if not keep:
             return sizes
-        fit = workspace.TAPE_BYTES // (tab.stages * sizes.record)
+        fit = workspace.TAPE_BYTES // sizes.row_bytes
         fit = min(fit, rows)
         return replace(sizes, tape_rows=0 if self.method.adaptive and fit < 2 else fit)
-
-
-def workspace_array(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A zeroed, 64-byte aligned vector with at least `count` entries, padded to whole registers."""
-    size = padded(count, dtype.itemsize)
-    memory = np.zeros(size + 64, np.uint8)
-    at = -memory.ctypes.data % 64
-    return memory[at : at + size].view(dtype)
-
-
-def _address(array: NDArray[Any] | None) -> int:
-    """Address of an array's data, 0 for none (`ctypes.data` takes three times as long)."""
-    return 0 if array is None else array.__array_interface__["data"][0]
-
-
-def _row(array: NDArray[Any] | None, row: int) -> int:
-    """Address of a row of an array with the batch first."""
-    return 0 if array is None else array.__array_interface__["data"][0] + row * array.strides[0]
-
-
-_CALL_SLOTS = np.array([
-    s.CANCEL_AT, s.COUNTER_AT, s.P_BAR_AT, s.COEF_BAR_AT, s.X0_AT, s.X_AT, s.XBAR_AT, s.SCALE_AT, s.LOSS_AT,
-    s.X0_BAR_AT, s.STATUS_AT, s.REACHED_AT, s.STEPS_AT, s.REJECTED_AT, s.RHS_AT,
-    s.MODEL + s.UNI_AT, s.COST + s.UNI_AT, s.TERMINAL + s.UNI_AT,
-])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Runge-Kutta steps and whole simulations as CasADi expressions, differentiable to any order.
+"""Runge-Kutta and Rosenbrock steps and whole simulations as CasADi expressions, differentiable to any order.
 
 They take the same steps as the compiled sweeps and serve IPOPT, `Opti`, other CasADi models and C code
 generation. One Function holds a step; a simulation calls it once per step, so the graph has as many nodes as
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ from ..base.errors import ControlError, SolverError, UnsupportedOperation
 from ..controls.control import Control
 from ..model.ode import ControlledODE
 from .problem import check_times
+from .rosenbrock_expressions import rosenbrock_step
+from .rosenbrock_tableaus import RosenbrockTableau
 from .tableaus import Tableau
 
 
@@ -71,7 +74,7 @@ def step_function(solver: ExplicitSolver, model: ControlledODE, dt: float) -> ca
     Parameters
     ----------
     solver
-        An explicit Runge-Kutta solver. It takes ``steps_per_interval`` equal steps over dt, or ``ceil(dt /
+        A Runge-Kutta or Rosenbrock solver. It takes ``steps_per_interval`` equal steps over dt, or ``ceil(dt /
         solver.dt)``; one step if neither is set, and no error is controlled: rtol and atol play no part.
     model
         The model, without algebraic variables.
@@ -104,7 +107,8 @@ def step_function(solver: ExplicitSolver, model: ControlledODE, dt: float) -> ca
     count = _count(solver, float(dt))
     t, x, u, p = ca.MX.sym("t"), ca.MX.sym("x", model.nx), ca.MX.sym("u", model.nu), ca.MX.sym("p", model.np)
     h = float(dt) / count
-    one = ca.Function("one_step", [t, x, u, p], [_step(model, tableau, t, t + h, h, x, lambda _: u, p)])
+    after = _step(model, tableau, (t, t + h, h), x, (lambda _: u, ca.MX.zeros(model.nu)), p)
+    one = ca.Function("one_step", [t, x, u, p], [after])
     xf = x
     for i in range(count):
         xf = one(t + i * h, xf, u, p)
@@ -124,7 +128,7 @@ def simulation_function(
     model
         The model, without algebraic variables.
     solver
-        An explicit Runge-Kutta solver with fixed steps.
+        A Runge-Kutta or Rosenbrock solver with fixed steps.
     ts
         Save times (T,), strictly increasing; ``ts[0]`` is the initial time.
     controls
@@ -247,22 +251,34 @@ def _is_positive(value: object) -> bool:
 
 def _tableau(solver: ExplicitSolver, model: ControlledODE) -> Tableau:
     """The solver's tableau, if there is an expression for this pair of solver and model."""
-    if model.nz:
+    if model.is_dae:
+        what = f"nz={model.nz} algebraic variables" if model.nz else "a singular mass matrix"
         raise UnsupportedOperation(
-            f"model: an explicit Runge-Kutta step needs an ODE, the model has nz={model.nz} algebraic "
-            "variables; use casadi.integrator with model.to_dae()"
+            f"model: the expression of a step needs an ODE, the model has {what}; use casadi.integrator with "
+            "model.to_dae()"
         )
     tableau = getattr(solver, "tableau", None)
     if not isinstance(tableau, Tableau):
         raise UnsupportedOperation(
-            f"solver: expected an explicit Runge-Kutta solver such as RK4(), got {type(solver).__name__}; for "
-            "implicit methods use casadi.integrator with model.to_dae()"
+            "solver: expected an explicit Runge-Kutta solver such as RK4() or a Rosenbrock method such as Rodas5P(), "
+            f"got {type(solver).__name__}; for other methods use casadi.integrator with model.to_dae()"
         )
     return tableau
 
 
-def _step(model: ControlledODE, tableau: Tableau, t: Any, end: Any, h: Any, x: ca.MX, control: Any, p: ca.MX) -> ca.MX:
-    """One step from t to end, of length h; `control` gives u at a time."""
+def _step(
+    model: ControlledODE,
+    tableau: Tableau,
+    times: tuple[Any, Any, Any],
+    x: ca.MX,
+    controls: tuple[Callable[[Any], ca.MX], ca.MX],
+    p: ca.MX,
+) -> ca.MX:
+    """One step with its start, end and length; `controls` are u as a function of time and du/dt at the start."""
+    control, slope = controls
+    if isinstance(tableau, RosenbrockTableau):
+        return rosenbrock_step(model, tableau, times, x, control, slope, p)
+    t, end, h = times
     slopes: list[ca.MX] = []
     for i in range(tableau.main):
         time = end if tableau.c[i] == 1.0 else t + float(tableau.c[i]) * h
@@ -301,5 +317,8 @@ def _polynomial_step(model: ControlledODE, tableau: Tableau, powers: int) -> ca.
             u = u * s + C[:, j]
         return u
 
-    after = _step(model, tableau, start, end, h, x, control, p)
+    slope = ca.MX.zeros(model.nu)
+    for j in range(powers - 1, 0, -1):
+        slope = slope * (start - anchor) + j * C[:, j]
+    after = _step(model, tableau, (start, end, h), x, (control, slope), p)
     return ca.Function("one_step", [x, C, p, when], [after], ["x", "C", "p", "when"], ["xf"])

@@ -7,6 +7,7 @@ import math
 from . import slots as s
 from .inputs import break_row, find_piece
 from .language import Bool, Int, Ints, copy, doubles, ints, poll, reals, sweep
+from .projection import mark_crossed, project, spoil_inconsistent
 from .saves import save_count, save_first, save_lane, save_row, slack
 from .stages import run_stages, spread_steps, step_end
 
@@ -79,9 +80,11 @@ def plan_block(a: Ints) -> Int:
 def forward_fixed(a: Ints, keep: Bool) -> Int:
     """Sweep the planned rows. With `keep`, states of all rows and tapes of the last ones stay for the reverse sweep."""
     sn, n, rows = a[s.SN], a[s.N], a[s.ROWS]
-    ring, row_bytes = a[s.TAPE_ROWS], a[s.STAGES] * a[s.RECORD]
+    ring, row_bytes = a[s.TAPE_ROWS], a[s.ROW_BYTES]
     saved, uniform = ints(a[s.ROW_SAVED_AT]), a[s.LH] == 1
     x = a[s.STATES_AT]
+    for lane in range(a[s.LANES]):
+        ints(a[s.LANE_I_AT] + 8 * s.I_BROKEN * a[s.LANES])[lane] = 0
     save_first(a, x)
     for row in range(rows):
         if poll(a[s.CANCEL_AT]) != 0:
@@ -89,6 +92,9 @@ def forward_fixed(a: Ints, keep: Bool) -> Int:
         tape = keep and row >= rows - ring
         records = a[s.TAPES_AT] + (row % ring) * row_bytes if tape else a[s.SCRATCH_AT]
         spread_steps(a, row)
+        if a[s.PROJECT] and mark_crossed(a, row) > 0:
+            project(a, row, x)
+            spoil_inconsistent(a, x)
         kernel = a[s.MODEL + s.VALUE_TAPE] if tape else a[s.MODEL + s.VALUE]
         run_stages(a, row, records, 0, a[s.MAIN], x, kernel)
         x_new = a[s.STATES_AT] + (row + 1 if keep else (row + 1) & 1) * sn
@@ -122,7 +128,8 @@ def is_finite(a: Ints, x_at: Int, lane: Int) -> Bool:
     """Whether a lane's state has no infinity and no NaN."""
     x = reals(x_at)
     finite = True
-    for e in range(lane, a[s.N], a[s.LANES]):
+    last = a[s.N_ERR] * a[s.LANES] if a[s.SLOPES] else a[s.N]  # sensitivities may be infinite where states are not
+    for e in range(lane, last, a[s.LANES]):
         finite = finite and math.isfinite(x[e])
     return finite
 
@@ -132,12 +139,13 @@ def check_saves(a: Ints) -> None:
     """Status of each lane. A state that is not finite stays so, since x' = x + ..., so the last save tells."""
     status = ints(a[s.LANE_I_AT] + 8 * s.I_STATUS * a[s.LANES])
     reached = ints(a[s.LANE_I_AT] + 8 * s.I_SAVED * a[s.LANES])
+    broken = ints(a[s.LANE_I_AT] + 8 * s.I_BROKEN * a[s.LANES])
     for lane in range(a[s.LANES]):
         good = save_count(a, lane)
         while good > 0 and not is_finite(a, a[s.SAVES_AT] + (good - 1) * a[s.SN], lane):
             good -= 1
         reached[lane] = good
-        status[lane] = 0 if good == save_count(a, lane) else 1
+        status[lane] = 0 if good == save_count(a, lane) else max(broken[lane], 1)
 
 
 @sweep

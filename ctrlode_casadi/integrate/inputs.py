@@ -175,6 +175,36 @@ def evaluate_controls(a: Ints, same: Bool, u_at: Int) -> None:
 
 
 @sweep
+def slopes(a: Ints, du_at: Int) -> None:
+    """du/dt of the pieces' polynomials at the local times of the stage evaluated last, [nu][L]."""
+    lanes, powers, m, sm = a[s.LANES], a[s.POWERS], a[s.M], a[s.SM]
+    piece = ints(a[s.LANE_I_AT] + 8 * s.I_STAGE_PIECE * lanes)
+    du, su = reals(du_at), reals(a[s.SU_AT])
+    for lane in range(lanes):
+        row = a[s.CF_AT] + (piece[0] if a[s.ROW_LANES] == 1 else piece[lane]) * powers * sm
+        for e in range(lane, m, lanes):
+            value = 0.0
+            for j in range(powers - 1, 0, -1):
+                value = value * su[e] + j * reals(row + j * sm)[e]
+            du[e] = value
+
+
+@sweep
+def slope_bars(a: Ints, same: Bool, du_bar_at: Int) -> None:
+    """Add the adjoint of the coefficients for the adjoint of du/dt at the local times."""
+    lanes, powers, m, sm = a[s.LANES], a[s.POWERS], a[s.M], a[s.SM]
+    piece = ints(a[s.LANE_I_AT] + 8 * s.I_STAGE_PIECE * lanes)
+    du_bar, su = reals(du_bar_at), reals(a[s.SU_AT])
+    for lane in range(lanes):
+        row = a[s.CF_BAR_AT] + (piece[0] if same else piece[lane]) * powers * sm
+        for e in range(lane, m, lanes):
+            value = du_bar[e]
+            for j in range(1, powers):
+                reals(row + j * sm)[e] += j * value
+                value *= su[e]
+
+
+@sweep
 def control_bars(a: Ints, same: Bool, u_bar_at: Int) -> None:
     """Add the adjoint of the coefficients for u_bar at the local times; u_bar is used up."""
     lanes, powers, m, sm = a[s.LANES], a[s.POWERS], a[s.M], a[s.SM]

@@ -131,3 +131,26 @@ def combine(y: Int, x: Int, h: Int, k: Int, stride: Int, cols: Int, vals: Int, c
 @_primitive
 def weigh(y: Int, h: Int, k: Int, stride: Int, cols: Int, vals: Int, count: Int, n: Int) -> None:
     """y = h * sum_z vals[z] * k[cols[z]], entry by entry."""
+
+
+# Linear algebra across lanes: row r of an array is its r-th group of `lanes` entries, one entry for each lane.
+
+
+@_primitive
+def factor(w: Int, pivots: Int, least: Int, n: Int, lanes: Int) -> None:
+    """LU factors of w [n][n] in place, with row exchanges; `least` gets the smallest pivot, NaN if not finite."""
+
+
+@_primitive
+def solve(w: Int, pivots: Int, x: Int, rows: Int, n: Int, lanes: Int) -> None:
+    """Solve W y = x with the factors; y replaces x, whose n entries are the listed rows."""
+
+
+@_primitive
+def solve_transposed(w: Int, pivots: Int, x: Int, rows: Int, n: Int, lanes: Int) -> None:
+    """Solve W^T y = x with the factors; y replaces x, whose n entries are the listed rows."""
+
+
+@_primitive
+def sparse_add(y: Int, h: Int, a: Int, x: Int, places: Int, count: Int, lanes: Int) -> None:
+    """y[i] += h[0] a[j] x[k], row by row, for `count` triples (i, j, k)."""

@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import slots as s
-from .solvers import RungeKutta, _Embedded
+from .solvers import ErrorControl, OneStep
 from .tableaus import Tableau
 
 BETA = 0.2  # PI gain times the order of the error estimate: 0.04 for a pair of order 5(4) (Hairer & Wanner II, IV.2).
 
 
-def _sparse(rows: list[NDArray[np.float64]], dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def sparse_rows(
+    rows: list[NDArray[np.float64]], dtype: np.dtype[Any]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Row pointers, columns and values of the rows' nonzeros."""
     columns = [np.flatnonzero(row) for row in rows]
     pointers = np.concatenate([[0], np.cumsum([c.size for c in columns])]).astype(np.int64)
@@ -54,17 +56,20 @@ def _aliases(tab: Tableau) -> NDArray[np.int64]:
     return alias.astype(np.int64)
 
 
-def make_method(solver: RungeKutta, n_err: int, dtype: np.dtype[Any]) -> Method:
-    """Arrays of a solver for systems whose error is measured in the first `n_err` states."""
+def make_method(solver: OneStep, n_err: int, dtype: np.dtype[Any], stop_when_stiff: bool = False) -> Method:
+    """Arrays of a solver for systems whose error is measured in the first `n_err` states.
+
+    `stop_when_stiff` ends trajectories that the stiffness test finds stiff, for methods that have one.
+    """
     tab, adaptive = solver.tableau, solver.adaptive
     errors = [] if tab.e is None else list(tab.e)
-    forward = _sparse([*tab.A, tab.b, *errors], dtype)
-    backward = _sparse(_backward_rows(tab), dtype)
+    forward = sparse_rows([*tab.A, tab.b, *errors], dtype)
+    backward = sparse_rows(_backward_rows(tab), dtype)
     order = (tab.error_order or tab.order) + 1
     control = np.zeros(8)
     atol = np.zeros(max(n_err, 1))
     max_steps = 0
-    if isinstance(solver, _Embedded):
+    if isinstance(solver, ErrorControl):
         floor = 50 * float(np.finfo(dtype).eps)
         control[s.RTOL] = max(solver.rtol, floor) if dtype == np.float32 else solver.rtol
         control[s.DT0] = solver.dt0 or 0.0
@@ -72,6 +77,8 @@ def make_method(solver: RungeKutta, n_err: int, dtype: np.dtype[Any]) -> Method:
         max_steps = solver.max_steps
     control[[s.SAFETY, s.SHRINK, s.GROW, s.BETA]] = 0.9, 0.2, 10.0, BETA / order
     control[s.DT] = solver.dt or 0.0
+    control[s.STABILITY] = tab.stability or 0.0
+    tested = s.STOP_WHEN_STIFF if stop_when_stiff else s.WATCH_LIMIT
     dense = np.ascontiguousarray(tab.P if tab.P is not None else np.zeros((tab.stages, 1)))
     arrays = (tab.c.copy(), _aliases(tab), *forward, *backward, dense, control, atol)
     places = (
@@ -83,5 +90,6 @@ def make_method(solver: RungeKutta, n_err: int, dtype: np.dtype[Any]) -> Method:
         s.STAGES: tab.stages, s.MAIN: tab.main, s.TRIAL: tab.trial, s.FSAL: int(tab.fsal),
         s.TWO_ERRORS: int(len(errors) == 2), s.DEGREE: dense.shape[1], s.ORDER: order, s.ADAPTIVE: int(adaptive),
         s.MAX_STEPS: max_steps, s.STEPS_PER: 0 if solver.dt is not None else (solver.steps_per_interval or 1),
+        s.STIFFNESS: 0 if tab.stability is None else tested,
     }  # fmt: skip
     return Method(slots, arrays, tab, adaptive)

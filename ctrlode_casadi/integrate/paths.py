@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import threading
 import warnings
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import casadi as ca
 import numpy as np
 
 from ..base.errors import UnsupportedOperation
 from ..model.ode import ControlledODE
+from .auto import Auto
+from .auto_engine import AutoEngine, stiffness_found
+from .build import compiled_only, make_engine
 from .casadi_path import CasadiEngine
+from .casadi_solvers import CasadiIntegrator
 from .engine import Engine
-from .solvers import RungeKutta
+from .integrators import IntegratorEngine, make_integrator_engine
+from .jacobian import Structure
+from .rosenbrock import RosenbrockMethod
+from .solvers import OneStep
 from .tangent import tangent_function
 
-AnyEngine: TypeAlias = Engine | CasadiEngine
+AnyEngine: TypeAlias = Engine | CasadiEngine | IntegratorEngine
 
 
 class Paths:
@@ -35,7 +42,12 @@ class Paths:
     """
 
     def __init__(
-        self, model: ControlledODE, solver: RungeKutta, wanted: str, dtype: np.dtype[Any], n_threads: int | None
+        self,
+        model: ControlledODE,
+        solver: OneStep | CasadiIntegrator,
+        wanted: str,
+        dtype: np.dtype[Any],
+        n_threads: int | None,
     ) -> None:
         self._model, self._solver, self.wanted = model, solver, wanted
         self._dtype, self._threads = dtype, n_threads
@@ -43,6 +55,8 @@ class Paths:
         self._lock = threading.RLock()
         #: Why the CasADi path runs, None while it does not.
         self.reason: str | None = "backend='casadi' was asked for" if wanted == "casadi" else None
+        if isinstance(solver, CasadiIntegrator):
+            self.reason = f"{type(solver).__name__} is an integrator of CasADi"
 
     @property
     def backend(self) -> str:
@@ -60,19 +74,37 @@ class Paths:
                 found = self._engines[key] = self._make(size, tangent)
             return found
 
+    @property
+    def integrator(self) -> IntegratorEngine | None:
+        """The engine where the solver is an integrator of CasADi."""
+        engine = self.engine(1) if isinstance(self._solver, CasadiIntegrator) else None
+        return engine if isinstance(engine, IntegratorEngine) else None
+
     def compiled_parts(self) -> list[str]:
         """One line for each set of kernels: lanes, code, compile time."""
         lines: dict[str, None] = {}
-        for (tangent, _), engine in self._engines.items():
+        behind = [(key, e.stiff) for key, e in self._engines.items() if isinstance(e, AutoEngine)]
+        for (tangent, _), engine in [*self._engines.items(), *behind]:
             if isinstance(engine, Engine):
-                k = engine.kernels
-                source = "from the cache" if k.from_cache else f"compiled in {k.compile_seconds:.2f} s"
                 what = "tangent system" if tangent else "model"
-                size = f"{k.lanes} lanes, {k.code_bytes} bytes of code, tape {k.n_tape} per lane"
-                lines[f"{what}: {size}, {source}"] = None
+                parts = [(what, engine.kernels)]
+                if engine.linear is not None:
+                    n = engine.linear.sizes
+                    parts.append((f"its Jacobian, {n.n_j} entries in columns of {n.block}", engine.linear.kernels))
+                for name, k in parts:
+                    source = "from the cache" if k.from_cache else f"compiled in {k.compile_seconds:.2f} s"
+                    size = f"{k.lanes} lanes, {k.code_bytes} bytes of code, tape {k.n_tape} per lane"
+                    lines[f"{name}: {size}, {source}"] = None
         return list(lines)
 
+    def stiffness(self) -> list[str]:
+        """One line on what the automatic choice found in the last call, none for other solvers."""
+        return stiffness_found(self._engines.values())
+
     def _make(self, size: int, tangent: bool) -> AnyEngine:
+        if isinstance(self._solver, CasadiIntegrator):
+            made = (engine for (of_tangent, _), engine in self._engines.items() if of_tangent == tangent)
+            return next(made, None) or make_integrator_engine(self._model, self._solver, self._threads, tangent)
         function = tangent_function(self._model.rhs) if tangent else self._model.rhs
         if self.reason is None:
             try:
@@ -80,6 +112,8 @@ class Paths:
             except UnsupportedOperation as exc:
                 if self.wanted == "compiled":
                     raise
+                if isinstance(self._solver, RosenbrockMethod | Auto):
+                    raise compiled_only(self._solver, exc) from exc
                 self.reason = str(exc)
                 warnings.warn(
                     f"the model cannot be compiled and runs on the CasADi path, which is much slower: {exc}",
@@ -98,5 +132,8 @@ class Paths:
         for (of_tangent, _), engine in self._engines.items():
             if of_tangent == tangent and isinstance(engine, Engine) and engine.kernels is kernels:
                 return engine
-        sizes = function.numel_in(1), function.numel_in(2), function.numel_in(3)
-        return Engine(kernels, *sizes, self._solver, n_err=self._model.nx, n_threads=self._threads)
+        blocks = np.arange(function.numel_in(1)).reshape(-1, self._model.nx)
+        return make_engine(
+            kernels, function, cast(OneStep, self._solver), n_err=self._model.nx, n_threads=self._threads,
+            structure=Structure(blocks, self._model.system_mass),
+        )  # fmt: skip

@@ -74,6 +74,15 @@ def check_states(name: str, value: object, nx: int, dtype: np.dtype[Any]) -> NDA
     return array
 
 
+def check_guess(value: object, nz: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Guess of the algebraic variables as (B, nz) or (1, nz)."""
+    array = np.atleast_1d(floats("z0", value, None, dtype=dtype))
+    array = array[:, None] if array.ndim == 1 and nz == 1 else np.atleast_2d(array)
+    if array.ndim != 2 or array.shape[1] != nz:
+        raise DataError(f"z0: expected shape (nz={nz},) or (B, nz={nz}), got {array.shape}")
+    return array
+
+
 def check_controls(controls: object, nu: int, dtype: np.dtype[Any]) -> int:
     """Number of trajectories of a control or list of controls (1: shared); raise unless it fits the model."""
     if controls is None:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from ..base.status import Status
 from . import slots as s
 from .batch import Batch, ControlBars
+from .threads import time_is_up
+from .workspace import Sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,15 @@ def new_sweep(size: int) -> Sweep:
     return Sweep(*arrays)
 
 
+def stop_at_limit(sweep: Sweep, x: NDArray[Any] | None = None) -> None:
+    """Report what was not finished when the limit of time passed; its states (B, T, nx) become NaN."""
+    late = sweep.status == Status.INTERRUPTED
+    sweep.status[late] = int(Status.TIME_LIMIT)
+    if x is not None and late.any():
+        for b in np.flatnonzero(late):
+            x[b, sweep.reached[b] :] = np.nan
+
+
 @dataclass(frozen=True, eq=False)
 class Gradient:
     """Result of a reverse sweep.
@@ -72,6 +83,69 @@ class Gradient:
     loss: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
+@dataclass(eq=False)
+class CallWork:
+    """What a call of an engine took, measured.
+
+    Attributes
+    ----------
+    rows, replayed
+        Steps of all blocks of trajectories in the reverse sweep, and steps computed again because their start state was
+        not kept.
+    checkpoints
+        Limit on the stored states of a block, 0 for none.
+    state_bytes, header_bytes, other_bytes
+        Memory of one thread: start states, times and sizes of the steps, everything else.
+    threads
+        Threads at work.
+    """
+
+    rows: int = 0
+    replayed: int = 0
+    checkpoints: int = 0
+    state_bytes: int = 0
+    header_bytes: int = 0
+    other_bytes: int = 0
+    threads: int = 0
+
+    def add(self, sizes: Sizes, counts: NDArray[np.int64], n_threads: int) -> None:
+        """Add a chunk of trajectories; `counts` has replayed rows, rows, and most rows of a block for each group."""
+        self.replayed += int(counts[:, 0].sum())
+        self.rows += int(counts[:, 1].sum())
+        self.checkpoints = sizes.checkpoints
+        most = int(counts[:, 2].max(initial=0))
+        states, headers, other = sizes.memory(most)
+        self.state_bytes, self.header_bytes = max(self.state_bytes, states), max(self.header_bytes, headers)
+        self.other_bytes, self.threads = max(self.other_bytes, other), max(self.threads, n_threads)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of all threads."""
+        return self.threads * (self.state_bytes + self.header_bytes + self.other_bytes)
+
+    def __str__(self) -> str:
+        kept = f"at most {self.checkpoints} states of a block kept" if self.checkpoints else "all start states kept"
+        again = self.replayed / max(self.rows, 1)
+        each = [f"{v / 1e6:.3g} MB" for v in (self.state_bytes, self.header_bytes, self.other_bytes)]
+        return (
+            f"{self.rows} steps, {kept}, {self.replayed} replayed ({again:.2f} per step); "
+            f"memory {self.memory / 1e6:.3g} MB ({self.threads} threads x states {each[0]}, step headers {each[1]}, "
+            f"other {each[2]})"
+        )
+
+
+def whole_or_nothing(found: Gradient) -> Gradient:
+    """The gradient, or zeros with the status of all trajectories where the limit of time has passed."""
+    if not time_is_up():
+        return found
+    sweep = new_sweep(found.sweep.status.size)
+    stop_at_limit(sweep)
+    bars = found.control_bars
+    if bars is not None:
+        bars = [ControlBars(np.zeros_like(bar.coefficients)) for bar in bars]
+    return Gradient(np.zeros_like(found.p_bar), np.zeros_like(found.x0_bar), bars, sweep)
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """One call's arrays: inputs common to all chunks and outputs for the whole batch."""
@@ -89,8 +163,22 @@ class Call:
     scale: NDArray[np.float64] | None = None
     loss: NDArray[np.float64] | None = None
     x0_bar: NDArray[Any] | None = None
+    slopes: NDArray[np.float64] | None = None
+    work: CallWork = field(default_factory=CallWork)
 
     @property
     def backward(self) -> bool:
         """Whether a reverse sweep follows."""
         return self.mode in (s.VJP, s.GRADIENT)
+
+    def stop_at_limit(self, start: int, stop: int) -> None:
+        """The limit of time passed during trajectories start..stop-1; a reverse sweep then counts for none of them."""
+        part = Sweep(*(v[start:stop] for v in vars(self.sweep).values()))
+        if self.backward:
+            part.status[:] = int(Status.INTERRUPTED)
+            part.reached[:] = 0
+        if self.x0_bar is not None:
+            self.x0_bar[start:stop] = 0
+        if self.loss is not None:
+            self.loss[start:stop][part.status == Status.INTERRUPTED] = np.inf
+        stop_at_limit(part, None if self.x is None else self.x[start:stop])

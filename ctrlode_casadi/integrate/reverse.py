@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from . import slots as s
 from .language import Bool, Float, Int, Ints, add, copy, fill, ints, poll, sweep
+from .projection import mark_crossed, project, project_adjoint
 from .saves import seed_row
 from .stages import adjoint_stages, run_stages, spread_steps, step_end
 
@@ -18,6 +19,9 @@ def reverse_row(a: Ints, row: Int, x: Int, records: Int, first_record: Int, tape
     """Lambda at the start of a row from lambda at its end."""
     dense = 1 if a[s.LH] == a[s.LANES] and a[s.ADAPTIVE] and ints(a[s.ROW_FLAG_AT])[row] & s.HAS_DENSE else 0
     spread_steps(a, row)
+    crossed = a[s.PROJECT] and mark_crossed(a, row) > 0
+    if crossed and a[s.CHECKPOINTS] > 0:
+        project(a, row, x)
     if not taped:
         last = a[s.STAGES] if dense else a[s.MAIN]
         run_stages(a, row, records, 0, last, x, a[s.MODEL + s.VALUE_TAPE])
@@ -26,12 +30,14 @@ def reverse_row(a: Ints, row: Int, x: Int, records: Int, first_record: Int, tape
     if dense:
         lam, sn = a[s.BARS_AT] + a[s.STAGES] * a[s.SN], a[s.SN]
         add(lam, a[s.DENSE_AT] + a[s.STAGES] * sn, a[s.N])
+    if crossed and mark_crossed(a, row) > 0:
+        project_adjoint(a, row, x)
 
 
 @sweep
 def reverse_kept(a: Ints) -> Int:
     """Reverse sweep over rows whose states are all kept; DONE or STOPPED."""
-    rows, ring, row_bytes = a[s.ROWS], a[s.TAPE_ROWS], a[s.STAGES] * a[s.RECORD]
+    rows, ring, row_bytes = a[s.ROWS], a[s.TAPE_ROWS], a[s.ROW_BYTES]
     flags, firsts = ints(a[s.ROW_FLAG_AT]), ints(a[s.ROW_FIRST_AT])
     for row in range(rows - 1, -1, -1):
         if poll(a[s.CANCEL_AT]) != 0:
@@ -54,6 +60,8 @@ def reverse_kept(a: Ints) -> Int:
 def replay(a: Ints, row: Int, x: Int, x_new: Int) -> None:
     """The state at the end of a recorded row."""
     spread_steps(a, row)
+    if a[s.PROJECT] and mark_crossed(a, row) > 0:
+        project(a, row, x)
     run_stages(a, row, a[s.SCRATCH_AT], 0, a[s.MAIN], x, a[s.MODEL + s.VALUE])
     step_end(a, x, x_new)
 
@@ -100,6 +108,7 @@ def reverse_checkpointed(a: Ints) -> Int:
                 return s.STOPPED
             x_new = a[s.STATES_AT] + (row & 1) * sn
             replay(a, row, x, x_new)
+            a[s.REPLAYED] += 1
             x = x_new
         if free > 1 and goal > start:
             copy(store + used * sn, x, n)

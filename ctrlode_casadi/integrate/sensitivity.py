@@ -18,7 +18,8 @@ class Adjoint:
     checkpoints
         None (default): the state at the start of every step is kept, nx numbers per step and lane. An integer k: at
         most k states of the block are kept, and the others are recomputed by binomial checkpointing; the sizes and
-        times of the steps (six numbers per step and lane) are always kept.
+        times of the steps (five numbers, shared by all trajectories where the steps are fixed, else per lane) are
+        always kept.
     """
 
     checkpoints: int | None = None
@@ -30,25 +31,23 @@ class Adjoint:
 
 @dataclass(frozen=True)
 class Forward:
-    """Forward sensitivities: one integration of the tangent system per direction; for few parameters.
+    """Forward sensitivities: the state and its derivatives along many directions, integrated together.
+
+    Directions are the parameters, the initial states and the control values; the error norm sees the state only.
 
     Parameters
     ----------
     chunk
-        Directions integrated together: 1, which None means too. More are refused with `SolverError`.
+        Most directions integrated together; every chunk integrates the state again. By default all of them where the
+        work arrays of a block of trajectories stay below 16 MB, else equal parts that do. Results differ by rounding
+        only.
     """
 
     chunk: int | None = None
 
     def __post_init__(self) -> None:
-        if self.chunk is None:
-            return
-        _count("Forward", "chunk", self.chunk)
-        if self.chunk != 1:
-            raise SolverError(
-                f"Forward: chunk: directions are integrated one at a time, got chunk={self.chunk}; leave it out, or "
-                f"use Objective.jac, which integrates all directions together"
-            )
+        if self.chunk is not None:
+            _count("Forward", "chunk", self.chunk)
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,19 @@ class ContinuousAdjoint:
     """Adjoint differential equation, solved backwards by SUNDIALS; Runge-Kutta solvers refuse it."""
 
 
-Sensitivity: TypeAlias = Adjoint | Forward | ContinuousAdjoint
+@dataclass(frozen=True)
+class Automatic:
+    """What `sensitivity="auto"` stands for: adjoint or forward, by the cost model in `cost_model`."""
+
+
+Sensitivity: TypeAlias = Adjoint | Forward | ContinuousAdjoint | Automatic
 
 
 def sensitivity_of(value: str | Sensitivity) -> Sensitivity:
-    """The sensitivity for a name or an object; "auto" is the discrete adjoint."""
-    if isinstance(value, Adjoint | Forward | ContinuousAdjoint):
+    """The sensitivity for a name or an object."""
+    if isinstance(value, Adjoint | Forward | ContinuousAdjoint | Automatic):
         return value
-    known: dict[str, Sensitivity] = {"auto": Adjoint(), "adjoint": Adjoint(), "forward": Forward()}
+    known: dict[str, Sensitivity] = {"auto": Automatic(), "adjoint": Adjoint(), "forward": Forward()}
     if not isinstance(value, str) or value not in known:
         raise SolverError(unknown_name("sensitivity", value, known))
     return known[value]

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import casadi as ca
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base.errors import DataError, ModelError, SolverError, unknown_name
+from ..base.errors import DataError, ModelError, SolverError, UnsupportedOperation, unknown_name
 from ..base.processors import available_threads
 from ..base.status import Status
 from ..model.ode import ControlledODE
+from ..model.system import system_of
 from . import problem
+from .auto import Auto, solver_named
+from .auto_engine import AutoSweep
 from .batch import Batch
+from .build import compiled_only
+from .casadi_solvers import CasadiIntegrator
+from .cost_model import Selection
 from .derivatives import Derivatives
+from .events import Event, EventLog, EventSettings, event_settings
+from .forward_vjp import ForwardProducts
+from .hybrid import HybridEngine
+from .hybrid_paths import EventPaths
+from .integrators_checks import check_use, resolved
 from .paths import Paths
-from .results import Sweep
-from .sensitivity import ContinuousAdjoint, Sensitivity, sensitivity_of
-from .solvers import RungeKutta, Tsit5
+from .results import CallWork, Sweep
+from .rosenbrock import RosenbrockMethod
+from .sensitivity import Sensitivity, sensitivity_of
+from .solvers import OneStep, Tsit5, _positive
+from .threads import limited
 from .trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from .compare import SensitivityReport
 
 _BACKENDS = ("auto", "compiled", "casadi")
 
@@ -31,12 +48,16 @@ class Simulator:
     Parameters
     ----------
     model
-        `ControlledODE` without algebraic variables.
+        `ControlledODE`; one with algebraic variables or a singular mass matrix needs a solver of DAEs.
     solver
-        Explicit Runge-Kutta solver; ``Tsit5()`` by default. Each trajectory has its own steps when it is adaptive.
+        Explicit Runge-Kutta solver, ``Tsit5()`` by default; `Rodas5P` for stiff models and DAEs; "auto", or `Auto` with
+        settings, to start with the first and go over to the second where a trajectory is stiff; an integrator of
+        CasADi (`CVODES`, `IDAS`, `Collocation`, `ERK`, `Rosenbrock`). Each trajectory has its own steps when it is
+        adaptive.
     sensitivity
-        How `vjp` computes: "auto" and "adjoint" (the discrete adjoint), "forward", or ``Adjoint(checkpoints=k)``,
-        ``Forward(chunk=m)``.
+        How `vjp` and objectives compute gradients: "adjoint" (discrete), "forward", "auto" (the faster of them, by a
+        cost model), or ``Adjoint(checkpoints=k)``,
+        ``Forward(chunk=m)``; `ContinuousAdjoint` with CVODES and IDAS, where "auto" and "adjoint" mean that.
     backend
         "compiled": machine code on lanes of trajectories. "casadi": CasADi's virtual machine, one trajectory at a
         time. "auto" (default): compiled, or CasADi with a warning when the model contains an operation that has no
@@ -45,6 +66,18 @@ class Simulator:
         Number of threads, all processors by default. Results have the same bits for any number.
     dtype
         "float64" (default) or "float32"; all arrays must have it. Times are always float64.
+    events
+        One `Event` or several: conditions that make the state jump, end a trajectory, or are only listed in
+        ``sol.events``.
+    max_events
+        Most events of one trajectory; with more its status is TOO_MANY_EVENTS.
+    event_spacing
+        Largest distance of the points at which conditions are evaluated; two changes of sign between neighbours are
+        not seen. By default 1/256 of a trajectory's time span, and less after events that follow each other quickly;
+        with fixed steps the ends of the steps. Save times and knots are always among them.
+    time_limit
+        Seconds that one call may take, None (default) for no limit. Trajectories that are not finished then get the
+        status TIME_LIMIT; a gradient that is not finished is zero. An integrator of CasADi ends its trajectory first.
 
     Raises
     ------
@@ -68,49 +101,68 @@ class Simulator:
     def __init__(
         self,
         model: ControlledODE,
-        solver: RungeKutta | None = None,
+        solver: OneStep | CasadiIntegrator | str | None = None,
         sensitivity: str | Sensitivity = "auto",
         backend: str = "auto",
         threads: int | None = None,
         dtype: str = "float64",
+        events: Event | Sequence[Event] | None = None,
+        max_events: int = 1000,
+        event_spacing: float | None = None,
+        time_limit: float | None = None,
     ) -> None:
         if not isinstance(model, ControlledODE):
             raise ModelError(f"model: expected a ControlledODE, got {type(model).__name__}")
-        if model.nz:
-            raise ModelError(
-                f"model: explicit Runge-Kutta solvers cannot integrate a DAE (nz={model.nz}); eliminate the algebraic "
-                f"states, or use model.to_dae() with casadi.integrator(..., 'idas', ...)"
-            )
-        solver = Tsit5() if solver is None else solver
-        if not isinstance(solver, RungeKutta):
-            hint = ", such as Tsit5() or RK4()"
-            raise SolverError(f"solver: expected an explicit Runge-Kutta solver{hint}, got {solver!r}")
+        solver = Tsit5() if solver is None else solver_named(solver)
+        if not isinstance(solver, OneStep | CasadiIntegrator):
+            raise SolverError(f"solver: expected 'auto' or one such as Tsit5(), Rodas5P() or CVODES(), got {solver!r}")
         if backend not in _BACKENDS:
             raise SolverError(unknown_name("backend", backend, _BACKENDS))
         if dtype not in ("float64", "float32"):
             raise SolverError(unknown_name("dtype", dtype, ("float64", "float32")))
         if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
             raise SolverError(f"threads: expected an integer of at least 1 or None, got {threads!r}")
-        atol = getattr(solver, "atol", 0.0)
-        if isinstance(atol, tuple) and len(atol) != model.nx:
-            raise SolverError(f"solver: atol must have nx={model.nx} entries, one per state, it has {len(atol)}")
-        self._model, self._solver, self._dtype = model, solver, np.dtype(dtype)
-        self._sensitivity = sensitivity_of(sensitivity)
-        if isinstance(self._sensitivity, ContinuousAdjoint):
-            raise SolverError(
-                f"sensitivity: ContinuousAdjoint belongs to SUNDIALS, not to Runge-Kutta solvers; use Adjoint() "
-                f"with {type(solver).__name__}"
+        if backend == "casadi" and isinstance(solver, RosenbrockMethod | Auto):
+            raise compiled_only(solver, "backend='casadi' was asked for")
+        if isinstance(solver, Auto) and events:
+            raise SolverError("events: solver='auto' does not take events; use Tsit5(), or Rodas5P() if stiff")
+        if model.is_dae and not solver.integrates_dae:
+            what = f"nz={model.nz}" if model.nz else "singular mass matrix"
+            raise ModelError(
+                f"model: {type(solver).__name__} cannot integrate a DAE ({what}); use Rodas5P(), or IDAS() for a model "
+                f"with algebraic variables"
             )
+        check_use(solver, model, backend, bool(events))
+        system = system_of(model) if isinstance(solver, RosenbrockMethod | Auto) else model
+        atol = getattr(solver, "atol", 0.0)
+        if isinstance(atol, tuple) and len(atol) != system.nx:
+            names = f"nx={model.nx}" if system.nx == model.nx else f"nx + nz = {system.nx}"
+            raise SolverError(f"solver: atol must have {names} entries, one per state, it has {len(atol)}")
+        self._model, self._solver, self._dtype = model, solver, np.dtype(dtype)
+        self._system = system
+        self._sensitivity = resolved(solver, sensitivity_of(sensitivity))
         self._threads = threads
-        self._paths = Paths(model, solver, backend, self._dtype, threads)
-        self._derivatives = Derivatives(model, self._paths, self._sensitivity)
+        if time_limit is not None:
+            _positive("Simulator", "time_limit", time_limit)
+        self._time_limit = time_limit
+        self._events = event_settings(model, () if events is None else events, max_events, event_spacing)
+        self._paths = (
+            EventPaths(system, solver, backend, self._dtype, threads, self._events)
+            if self._events.events
+            else Paths(system, solver, backend, self._dtype, threads)
+        )
+        chunked = isinstance(solver, OneStep) and not self._events.events and not model.is_dae
+        forward = ForwardProducts(system, cast(OneStep, solver), self._dtype, threads) if chunked else None
+        selection = Selection(system.rhs, solver, self.dtype, self.threads)
+        self._derivatives = Derivatives(system, self._paths, self._sensitivity, forward, selection)
         self._recent: list[tuple[Any, NDArray[np.float64], int, Batch]] = []
         self._lock = threading.RLock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as its settings; the copy compiles, or finds its code in the cache, when first used."""
         settings = self._model, self._solver, self._sensitivity, self.requested_backend, self._threads, self.dtype
-        return Simulator, settings
+        found = self._events
+        return Simulator, (*settings, found.events, found.max_events, found.spacing, self._time_limit)
 
     # --- properties ----------------------------------------------------------------------------------------------
 
@@ -120,7 +172,7 @@ class Simulator:
         return self._model
 
     @property
-    def solver(self) -> RungeKutta:
+    def solver(self) -> OneStep | CasadiIntegrator:
         """The solver."""
         return self._solver
 
@@ -128,6 +180,21 @@ class Simulator:
     def sensitivity(self) -> Sensitivity:
         """How `vjp` computes."""
         return self._sensitivity
+
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds that one call may take."""
+        return self._time_limit
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The events, conditions and jumps as CasADi functions."""
+        return self._events.events
+
+    @property
+    def event_settings(self) -> EventSettings:
+        """The events, and how they are searched."""
+        return self._events
 
     @property
     def dtype(self) -> str:
@@ -151,7 +218,8 @@ class Simulator:
 
     # --- simulation ----------------------------------------------------------------------------------------------
 
-    def __call__(self, x0: Any, controls: Any, p: Any, ts: Any) -> Trajectories:
+    @limited
+    def __call__(self, x0: Any, controls: Any, p: Any, ts: Any, z0: Any = None) -> Trajectories:
         """Integrate.
 
         Parameters
@@ -166,6 +234,10 @@ class Simulator:
         ts
             Save times (T,), strictly increasing; ts[0] is the initial time. A list of B arrays for trajectories of
             different length.
+        z0
+            For a DAE: guess of the algebraic variables at the initial time, (B, nz) or (nz,); the model's by default.
+            They are changed so that the algebraic equations hold, with a singular mass matrix also the components of
+            x0 in its null space.
 
         Returns
         -------
@@ -179,20 +251,43 @@ class Simulator:
         """
         p = problem.check_parameters(self._model, p, self._dtype)
         x0, batch = self._batch(x0, controls, ts)
+        x0, nx = self._with_guess(x0, z0), self._model.nx
         if batch.size == 0:
-            x, sweep = np.zeros((0, batch.n_save, self._model.nx), self._dtype), _empty_sweep()
+            events: list[EventLog] | None = [] if self.events else None
+            x, sweep = np.zeros((0, batch.n_save, x0.shape[1]), self._dtype), _empty_sweep()
         else:
-            x, sweep = self._paths.engine(batch.size).simulate(batch, x0, p)
+            x, sweep, events = self._simulate(batch, x0, p)
         times = batch.ts[0].copy() if batch.ts.shape[0] == 1 else np.where(
             np.arange(batch.n_save) < batch.counts[:, None], batch.ts, np.nan
         )  # fmt: skip
-        stats = {"n_steps": sweep.n_steps, "n_rejected": sweep.n_rejected, "n_rhs": sweep.n_rhs}
+        stats: dict[str, NDArray[Any]] = {
+            "n_steps": sweep.n_steps,
+            "n_rejected": sweep.n_rejected,
+            "n_rhs": sweep.n_rhs,
+        }
+        if isinstance(self._solver, Auto):
+            stats["stiff"] = sweep.stiff if isinstance(sweep, AutoSweep) else np.ones(batch.size, np.bool_)
         status = [Status(int(code)) for code in sweep.status]
         for b in range(batch.size if batch.ts.shape[0] > 1 else 0):
             x[b, batch.counts[b] :] = np.nan
-        return Trajectories(times, x, status, stats, self._model, batch.controls, p)
+        z = np.ascontiguousarray(x[..., nx:]) if x.shape[2] > nx else None
+        x = x if z is None else np.ascontiguousarray(x[..., :nx])
+        return Trajectories(times, x, status, stats, self._model, batch.controls, p, events, z)
 
-    def vjp(self, x0: Any, controls: Any, p: Any, ts: Any, xbar: Any) -> tuple[NDArray[Any], NDArray[Any], Any]:
+    def _simulate(
+        self, batch: Batch, x0: NDArray[Any], p: NDArray[Any]
+    ) -> tuple[NDArray[Any], Sweep, list[EventLog] | None]:
+        """States, the sweep's report, and the events of each trajectory, None for a simulator without."""
+        engine = self._paths.engine(batch.size)
+        if isinstance(engine, HybridEngine):
+            made = engine.run(batch, x0, p)
+            return made.x, made.sweep, made.logs
+        return *engine.simulate(batch, x0, p), None
+
+    @limited
+    def vjp(
+        self, x0: Any, controls: Any, p: Any, ts: Any, xbar: Any, z0: Any = None
+    ) -> tuple[NDArray[Any], NDArray[Any], Any]:
         """Gradient of ``sum(xbar * x)`` with respect to parameters, initial states and control values.
 
         Parameters
@@ -201,6 +296,8 @@ class Simulator:
             As in the simulation.
         xbar
             Seeds (B, T, nx); (T, nx) for one trajectory.
+        z0
+            As in the simulation.
 
         Returns
         -------
@@ -225,15 +322,20 @@ class Simulator:
             bars = [np.zeros_like(c.values[0]) for c in controls] if listed else None
             u_bar = bars if listed or controls is None else np.zeros_like(controls.values)
             return np.zeros(self._model.np, self._dtype), np.zeros(shape, self._dtype), u_bar
+        nx, x0 = self._model.nx, self._with_guess(x0, z0)
+        if x0.shape[1] > nx:
+            seeds = np.concatenate([seeds, np.zeros((*seeds.shape[:2], x0.shape[1] - nx), self._dtype)], axis=2)
         p_bar, x0_bar, u_bar = self._derivatives.vjp(x0, batch, p, seeds)
+        x0_bar = np.ascontiguousarray(x0_bar[:, :nx])
         if isinstance(controls, list | tuple) and u_bar is not None and not isinstance(u_bar, list):
             u_bar = [u_bar[0]]  # one control for all trajectories
         if int(np.prod(shape)) != x0_bar.size:
             x0_bar = x0_bar.sum(axis=0)
         return p_bar, x0_bar.reshape(shape), u_bar
 
+    @limited
     def jvp(
-        self, x0: Any, controls: Any, p: Any, ts: Any, dp: Any = None, dx0: Any = None, du: Any = None
+        self, x0: Any, controls: Any, p: Any, ts: Any, dp: Any = None, dx0: Any = None, du: Any = None, z0: Any = None
     ) -> NDArray[Any]:
         """Derivative of the states along a direction: integrates ``(x, dx)`` together, with the error norm of x.
 
@@ -244,6 +346,8 @@ class Simulator:
         dp, dx0, du
             Change of the parameters (np,), initial states (B, nx) or (nx,), and control values (shaped like
             ``controls.values``); zero by default.
+        z0
+            As in the simulation.
 
         Returns
         -------
@@ -261,9 +365,12 @@ class Simulator:
             if dx0.shape[0] not in (1, batch.size):
                 raise DataError(f"dx0: axis 0 must have B={batch.size} entries or 1, it has {dx0.shape[0]}")
         du = problem.check_change(batch, du, self._dtype)
-        return self._derivatives.along(x0, batch, p, dp, np.broadcast_to(dx0, (batch.size, nx)), du)
+        y0 = self._with_guess(x0, z0)
+        dy0 = np.zeros_like(y0)
+        dy0[:, :nx] = dx0
+        return np.ascontiguousarray(self._derivatives.along(y0, batch, p, dp, dy0, du)[..., :nx])
 
-    def to_casadi(self, ts: Any, controls: Any = None, form: str = "auto") -> ca.Function:
+    def to_casadi(self, ts: Any, controls: Any = None, form: str = "auto", *, knots: bool = False) -> ca.Function:
         """The simulation of one trajectory as a `casadi.Function` (x0, U, p) -> X (nx, T).
 
         Parameters
@@ -275,10 +382,27 @@ class Simulator:
         form
             "expression" (fixed steps, derivatives of any order), "callback" (compiled), or "auto" (default): an
             expression with fixed steps, a callback with adaptive ones.
+        knots
+            True makes the knots an input, too: (x0, U, knots, p) -> X as an expression, for controls that switch at
+            times to be decided (`PiecewiseConstant`, `PiecewiseLinear`; fixed steps). The order of knots and save
+            times is kept: X is NaN where it is given otherwise.
         """
+        if knots:
+            return self._switching(ts, controls, form)
         from .callback import casadi_simulation
 
         return casadi_simulation(self, ts, controls, form)
+
+    def _switching(self, ts: Any, controls: Any, form: str) -> ca.Function:
+        """`to_casadi` with the knots as an input."""
+        from .switching import switching_function
+
+        if form == "callback" or self.events:
+            raise UnsupportedOperation(
+                "knots: the knots are an input of the expression of a simulation only, form='expression' and without "
+                "events"
+            )
+        return switching_function(self._model, cast(OneStep, self._solver), ts, controls)
 
     def __repr__(self) -> str:
         m = self._model
@@ -295,11 +419,56 @@ class Simulator:
             [
                 f"backend: {self.backend}{reason}",
                 f"solver: {self._solver!r}, order {self._solver.order}, {kind} steps",
-                f"sensitivity: {self._sensitivity!r}",
+                *self._paths.stiffness(),
+                *self._derivatives.explain(),
                 f"threads: {self.threads}, dtype: {self.dtype}",
                 *self._paths.compiled_parts(),
             ]
         )
+
+    def with_solver(
+        self, solver: OneStep | CasadiIntegrator | str, sensitivity: str | Sensitivity = "auto"
+    ) -> Simulator:
+        """The same simulator with another solver and sensitivity; `backend` is chosen anew."""
+        found = self._events
+        return Simulator(
+            self._model, solver, sensitivity, "auto", self._threads, self.dtype, found.events or None,
+            found.max_events, found.spacing, self._time_limit,
+        )  # fmt: skip
+
+    def with_sensitivity(self, sensitivity: str | Sensitivity) -> Simulator:
+        """The same simulator with another sensitivity; what is compiled is used again."""
+        settings = list(self.__reduce__()[1])
+        settings[2] = sensitivity
+        return Simulator(*settings)
+
+    @property
+    def last_work(self) -> CallWork | None:
+        """Memory and recomputation of the last `vjp`; None before, and where other integrators did it."""
+        return self._derivatives.work
+
+    def compare_sensitivities(
+        self, x0: Any, controls: Any, p: Any, ts: Any, xbar: Any = None, *, seconds: float = 2.0
+    ) -> SensitivityReport:
+        """Time, memory and error of every way to the gradient, for this model and these inputs.
+
+        Parameters
+        ----------
+        x0, controls, p, ts
+            As in the simulation.
+        xbar
+            Seeds (B, T, nx) of the gradient; random ones by default.
+        seconds
+            Time for the repeats of each method.
+
+        Returns
+        -------
+        SensitivityReport
+            Print it; `rows` has the numbers.
+        """
+        from .compare import compare
+
+        return compare(self, x0, controls, p, ts, xbar, seconds)
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
@@ -318,6 +487,18 @@ class Simulator:
                 self._recent = [(controls, ts.copy(), batch.size, batch), *self._recent[:3]]
             return states, batch
         return problem.make_batch(self._model, x0, controls, ts, self._dtype)
+
+    def _with_guess(self, x0: NDArray[Any], z0: Any) -> NDArray[Any]:
+        """Initial states (B, nx) followed by a guess of the algebraic variables, where the solver integrates those."""
+        nz = self._model.nz
+        if z0 is not None and not nz:
+            raise DataError("z0: the model has no algebraic variables (nz=0), leave it out")
+        if self._system.nx + self._system.nz == self._model.nx:
+            return x0
+        guess = self._model.z0.astype(self._dtype)[None] if z0 is None else problem.check_guess(z0, nz, self._dtype)
+        if guess.shape[0] not in (1, x0.shape[0]):
+            raise DataError(f"z0: axis 0 must have B={x0.shape[0]} entries or 1, it has {guess.shape[0]}")
+        return np.concatenate([x0, np.broadcast_to(guess, (x0.shape[0], nz))], axis=1)
 
     def _size_of(self, x0: Any, controls: Any) -> int:
         """Number of trajectories, -1 where the inputs do not agree."""

@@ -45,19 +45,52 @@ from __future__ import annotations
 ROW_LANES = 147
 # Controls at the save times and their adjoint, for costs.
 (U_SAVES_AT, OWN_U, U_SAVES_BAR_AT) = range(148, 151)
-SIZE = 151
+# Slopes: further entries of a cost kernel's result, their sums per lane (float64), the caller's array (B, SLOPES).
+(SLOPES, LANE_SLOPES_AT, SLOPES_AT) = range(151, 154)
+# Rows replayed by the current block, and the caller's counters per group: replayed rows, rows, most rows of a block.
+(REPLAYED, WORK_AT) = range(154, 156)
+# Implicit methods: states per diagonal block (0: explicit), blocks, whether M is not I; bytes of a row's records.
+(BLOCK, N_BLOCKS, MASS, ROW_BYTES) = range(160, 164)
+# The record of a step: k of all stages at its start, then Jacobian, LU factors, pivots, tape of the Jacobian kernel.
+(OFF_STEP, OFF_J, OFF_LU, OFF_PIVOTS, OFF_J_TAPE, STEP_AT) = range(164, 170)
+# Coupling of the stages outside F: sparse rows forward and backward. Weights of the time derivative and gamma.
+(C_PTR_AT, C_COL_AT, C_VAL_AT, D_PTR_AT, D_COL_AT, D_VAL_AT, GAMMA_COL_AT, GAMMA_VAL_AT, DIAGONAL_AT) = range(170, 179)
+# Triples of row numbers for `sparse_add`: W from J and from M, products with M and M^T, the coupling of the blocks to
+# the first one and its transpose, the adjoint of J; then the states of every block, (N_BLOCKS, BLOCK).
+(W_J_AT, W_M_AT, M_AT, MT_AT, COUPLE_AT, COUPLE_T_AT, OUTER_AT, BLOCKS_AT) = range(179, 187)
+# Numbers of triples, of nonzeros of J; values of the nonzeros of M.
+(N_W_J, N_M, N_MM, N_COUPLE, N_OUTER, N_J, M_VAL_AT) = range(187, 194)
+# Work arrays: ones per state, -h and 1 / gamma per lane, nonzeros of M, M v, T, slope of the control, least pivots ...
+(ONES_AT, MINUS_H_AT, INVERSE_AT, M_LANES_AT, MV_AT, TIME_AT, DU_AT, LEAST_AT) = range(194, 202)
+# ... and for the adjoint: solutions of the transposed systems, M^T times them, adjoints of J, T and the slope.
+(MU_AT, MTMU_AT, J_BAR_AT, TIME_BAR_AT, DU_BAR_AT) = range(202, 207)
+# Pointer arrays of the Jacobian kernel, and the kernel itself.
+(J_IN_AT, J_OUT_AT, J_BACK_IN_AT, J_BACK_OUT_AT) = range(207, 211)
+JACOBIAN = 211
+# DAEs: whether M is singular, and triples for M + Q J R with the projections Q and R on the null spaces of M^T and M,
+# and for products with Q and R; number of constants: nonzeros of M, factors of these triples, and -1 at the end.
+(PROJECT, P_J_AT, Q_AT, R_AT, N_P_J, N_Q, N_R, N_CONSTANTS) = range(218, 226)
+# Whether the stages tell about stiffness (0: no), and what to do then: WATCH_LIMIT or STOP_WHEN_STIFF.
+STIFFNESS = 226
+SIZE = 227
 
 # Rows of the lane arrays: float64 quantities ...
 (F_T, F_H, F_ERR, F_TAU, F_END, F_TRY, F_NORM, F_LOSS, F_ROWS) = range(9)
 # ... and int64 ones.
 (I_INDEX, I_LIVE, I_STATUS, I_SAVED, I_PIECE, I_STAGE_PIECE, I_FRESH, I_STEPS, I_REJECTED, I_ACTIVE) = range(10)
-(I_OK, I_AGAIN, I_TRUNCATED, I_RHS, I_BAD, I_BASE, I_ROWS) = range(10, 17)
-# Entries of the controller array (float64): rtol, atol is its own array; first step, safety, factor limits, PI gain.
-(RTOL, DT0, DT, SAFETY, SHRINK, GROW, BETA, SPAN_EPS) = range(8)
+(I_OK, I_AGAIN, I_TRUNCATED, I_RHS, I_BAD, I_BASE, I_BROKEN, I_CROSSED, I_STIFF, I_CALM, I_ROWS) = range(10, 21)
+# Entries of the controller array (float64): rtol, atol is its own array; first step, safety, factor limits, PI gain,
+# limit of stability of the stiffness test.
+(RTOL, DT0, DT, SAFETY, SHRINK, GROW, BETA, STABILITY) = range(8)
 
 # What a call does.
 (SIMULATE, VJP, LOSS, GRADIENT) = range(4)
 # What a block returns.
 (DONE, NEED_ROWS, STOPPED) = range(3)
+# The stiffness test: only before the step limit, to give a reason; or always, and a lane found stiff stops.
+(WATCH_LIMIT, STOP_WHEN_STIFF) = (1, 2)
+# Steps at the limit of stability that make a lane stiff, others in a row that set their count back (Hairer's numbers),
+# trials before the step limit that are watched.
+(STIFF_STEPS, CALM_STEPS, WATCHED_STEPS) = (15, 6, 200)
 # Flags of a row.
 (HAS_TAPE, HAS_DENSE) = (1, 2)

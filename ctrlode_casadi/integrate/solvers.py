@@ -1,4 +1,4 @@
-"""Solvers as frozen settings: the base of all, and the explicit Runge-Kutta methods."""
+"""Solvers as frozen settings: the base of all, of one-step methods, and the explicit Runge-Kutta methods."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Solver:
 
 
 @dataclass(frozen=True)
-class RungeKutta(Solver):
-    """Base of all explicit Runge-Kutta solvers.
+class OneStep(Solver):
+    """Base of all one-step methods of the package: explicit Runge-Kutta and Rosenbrock.
 
     1. `tableau` gives the method; `adaptive` says whether steps are controlled by an error estimate.
     2. With fixed steps, `steps_per_interval` equal steps, or ``ceil(length / dt)`` of them, are taken between
@@ -101,12 +101,17 @@ class RungeKutta(Solver):
 
 
 @dataclass(frozen=True)
+class RungeKutta(OneStep):
+    """Base of all explicit Runge-Kutta solvers."""
+
+
+@dataclass(frozen=True)
 class _FixedStep(RungeKutta):
     """A method without error estimate; ``steps_per_interval=1`` unless `dt` is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Embedded(RungeKutta):
+class ErrorControl(OneStep):
     """A method with error estimate: adaptive unless `steps_per_interval` or `dt` is given.
 
     Parameters
@@ -150,6 +155,11 @@ class _Embedded(RungeKutta):
         _count(name, "max_steps", self.max_steps)
         if self.dt0 is not None:
             _positive(name, "dt0", self.dt0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Embedded(ErrorControl, RungeKutta):
+    """An explicit method with error estimate."""
 
 
 class Euler(_FixedStep):

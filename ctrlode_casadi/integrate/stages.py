@@ -13,6 +13,7 @@ from __future__ import annotations
 from . import slots as s
 from .inputs import control_bars, evaluate_controls, stage_times
 from .language import Bool, Int, Ints, add, call_kernel, combine, doubles, fill, ints, reals, sweep, weigh
+from .linear import begin_adjoint, begin_step, end_adjoint, solve_adjoint, solve_stage, use_record
 
 
 @sweep
@@ -46,31 +47,44 @@ def spread_steps(a: Ints, row: Int) -> None:
 
 
 @sweep
-def run_stages(a: Ints, row: Int, records: Int, first: Int, last: Int, x: Int, kernel: Int) -> None:
-    """Evaluate stages first..last-1 of a row into k; `kernel` is the address with or without tape."""
+def evaluate_stage(a: Ints, row: Int, records: Int, i: Int, x: Int, kernel: Int) -> None:
+    """The right-hand side of stage i into row i of k; `kernel` is the address with or without tape."""
     alias, pointers = ints(a[s.ALIAS_AT]), ints(a[s.F_PTR_AT])
     inputs, outputs = ints(a[s.IN_AT]), ints(a[s.OUT_AT])
-    item = a[s.ITEM]
+    record = records + i * a[s.RECORD]
+    state = x
+    z = pointers[i]
+    count = pointers[i + 1] - z
+    if count > 0:
+        state = record
+        cols, vals = a[s.F_COL_AT] + 8 * z, a[s.F_VAL_AT] + a[s.ITEM] * z
+        combine(state, x, a[s.HX_AT], a[s.K_AT], a[s.SN], cols, vals, count, a[s.N])
+    shared = records + alias[i] * a[s.RECORD]
+    if alias[i] == i:
+        shared = record
+        same = stage_times(a, row, i, record + a[s.OFF_T])
+        evaluate_controls(a, same, record + a[s.OFF_U])
+    inputs[0] = shared + a[s.OFF_T]
+    inputs[1] = state
+    inputs[2] = shared + a[s.OFF_U]
+    outputs[0] = a[s.K_AT] + i * a[s.SN]
+    outputs[1] = record + a[s.OFF_TAPE]
+    call_kernel(kernel, a[s.IN_AT], a[s.OUT_AT])
+
+
+@sweep
+def run_stages(a: Ints, row: Int, records: Int, first: Int, last: Int, x: Int, kernel: Int) -> None:
+    """Stages first..last-1 of a row into k; `kernel` is the address with or without tape."""
+    implicit = a[s.BLOCK] > 0
+    if implicit:
+        use_record(a, records)
     for i in range(first, last):
-        record = records + i * a[s.RECORD]
-        state = x
-        z = pointers[i]
-        count = pointers[i + 1] - z
-        if count > 0:
-            state = record
-            cols, vals = a[s.F_COL_AT] + 8 * z, a[s.F_VAL_AT] + item * z
-            combine(state, x, a[s.HX_AT], a[s.K_AT], a[s.SN], cols, vals, count, a[s.N])
-        shared = records + alias[i] * a[s.RECORD]
-        if alias[i] == i:
-            shared = record
-            same = stage_times(a, row, i, record + a[s.OFF_T])
-            evaluate_controls(a, same, record + a[s.OFF_U])
-        inputs[0] = shared + a[s.OFF_T]
-        inputs[1] = state
-        inputs[2] = shared + a[s.OFF_U]
-        outputs[0] = a[s.K_AT] + i * a[s.SN]
-        outputs[1] = record + a[s.OFF_TAPE]
-        call_kernel(kernel, a[s.IN_AT], a[s.OUT_AT])
+        evaluate_stage(a, row, records, i, x, kernel)
+        if implicit:
+            if i == 0:
+                taped = kernel == a[s.MODEL + s.VALUE_TAPE]
+                begin_step(a, records, x, a[s.JACOBIAN + s.VALUE_TAPE] if taped else a[s.JACOBIAN + s.VALUE])
+            solve_stage(a, i)
 
 
 @sweep
@@ -95,6 +109,9 @@ def adjoint_stages(a: Ints, row: Int, records: Int, first_record: Int, x: Int, d
     pointers = ints(a[s.B_PTR_AT] + 8 * stages * dense)
     inputs, outputs = ints(a[s.BACK_IN_AT]), ints(a[s.BACK_OUT_AT])
     item, k_bar, lam = a[s.ITEM], a[s.K_BAR_AT], a[s.BARS_AT] + stages * a[s.SN]
+    implicit = a[s.BLOCK] > 0
+    if implicit:
+        begin_adjoint(a, records)
     for i in range(count_stages - 1, -1, -1):
         z = pointers[i]
         count = pointers[i + 1] - z
@@ -102,7 +119,7 @@ def adjoint_stages(a: Ints, row: Int, records: Int, first_record: Int, x: Int, d
         if dense:
             seed = a[s.DENSE_AT] + i * a[s.SN]
             combine(k_bar, seed, a[s.HX_AT], a[s.BARS_AT], a[s.SN], cols, vals, count, a[s.N])
-        elif count == 0:
+        elif count == 0 and not implicit:
             fill(a[s.BARS_AT] + i * a[s.SN], 0.0, a[s.N])
             continue
         else:
@@ -113,6 +130,7 @@ def adjoint_stages(a: Ints, row: Int, records: Int, first_record: Int, x: Int, d
         inputs[1] = record if ints(a[s.F_PTR_AT])[i + 1] > ints(a[s.F_PTR_AT])[i] else x
         inputs[2] = shared + a[s.OFF_U]
         inputs[4] = record + a[s.OFF_TAPE]
+        inputs[5] = solve_adjoint(a, i) if implicit else k_bar
         outputs[1] = a[s.BARS_AT] + i * a[s.SN]
         call_kernel(a[s.MODEL + s.ADJOINT], a[s.BACK_IN_AT], a[s.BACK_OUT_AT])
         if a[s.WANT_U]:
@@ -120,3 +138,5 @@ def adjoint_stages(a: Ints, row: Int, records: Int, first_record: Int, x: Int, d
             control_bars(a, same, a[s.U_BAR_AT])
     for i in range(count_stages):
         add(lam, a[s.BARS_AT] + i * a[s.SN], a[s.N])
+    if implicit:
+        end_adjoint(a, row)

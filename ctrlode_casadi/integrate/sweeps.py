@@ -21,8 +21,8 @@ from ..lowering.jit import compile_module, host, load_object
 from ..lowering.version import FINGERPRINT
 
 _SOURCES = (
-    "language", "emit", "translate", "translate_values", "slots", "inputs", "stages", "saves", "fixed", "adaptive",
-    "reverse", "costs", "blocks",
+    "language", "emit", "emit_linear", "translate", "translate_values", "slots", "inputs", "linear", "stages", "saves",
+    "projection", "fixed", "auto_sweep", "adaptive", "reverse", "costs", "blocks",
 )  # fmt: skip
 _SYMBOLS = ("blocks_run_groups", "blocks_plan_shared")
 _LOCK = threading.Lock()

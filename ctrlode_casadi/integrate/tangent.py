@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..controls.pieces import Pieces
+from .batch import Batch
 
 
 def tangent_function(rhs: ca.Function) -> ca.Function:
@@ -47,3 +48,14 @@ class TangentControl:
             change = self.control.pieces_tangent(t0, t1, rows, start, stop)
         both = np.concatenate([base.coefficients, change], axis=2)
         return Pieces(base.breaks, base.anchors, both, base.stops)
+
+
+def with_change(batch: Batch, du: Any) -> Batch:
+    """The batch with controls (u, du)."""
+    controls: Any = batch.controls
+    if isinstance(controls, list):
+        changes = du if du is not None else [None] * len(controls)
+        controls = [TangentControl(c, d) for c, d in zip(controls, changes, strict=True)]
+    elif controls is not None:
+        controls = TangentControl(controls, du)
+    return Batch(batch.ts, batch.counts, controls, batch.size, 2 * batch.nu, batch.dtype)

@@ -4,22 +4,31 @@ Sweeps release the interpreter's lock and poll a cancel flag at every step. A ca
 work with the calling thread; a long one leaves it to the pool, so that the calling thread sees Ctrl-C at once. Should a
 call take much longer than the last one (adaptive steps where the model has become stiff), a watching thread stops its
 sweeps, and it starts again as a long one.
+
+A call may have a limit of time (`time_limit`). It is a property of the calling thread; when it runs out, all sweeps
+that the thread waits for are stopped, and later ones do not start.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 #: Calls that took less than this time before (seconds) are run in the calling thread as well.
 SHORT = 0.25
+
+#: When the calls of this thread must end, in seconds of `time.perf_counter`; None for no limit.
+_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
@@ -79,6 +88,51 @@ def _work_here(work: Callable[[], None], cancel: NDArray[np.int64]) -> None:
         del _running[me]
 
 
+@contextlib.contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Stop the sweeps that this thread waits for after so many seconds; None adds no limit."""
+    if seconds is None:
+        yield
+        return
+    mine, outer = time.perf_counter() + seconds, _deadline.get()
+    token = _deadline.set(mine if outer is None else min(mine, outer))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+class _Limited(Protocol):
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds that one call may take."""
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def limited(method: _Method) -> _Method:
+    """A method whose calls end after its object's `time_limit`."""
+
+    @functools.wraps(method)
+    def call(self: _Limited, *args: Any, **options: Any) -> Any:
+        with time_limit(self.time_limit):
+            return method(self, *args, **options)
+
+    return cast(_Method, call)
+
+
+def time_left() -> float | None:
+    """Seconds until the limit of this thread's call, not below zero; None without a limit."""
+    deadline = _deadline.get()
+    return None if deadline is None else max(deadline - time.perf_counter(), 0.0)
+
+
+def time_is_up() -> bool:
+    """Whether the limit of this thread's call has passed."""
+    return time_left() == 0.0
+
+
 def run_workers(work: Callable[[], None], count: int, cancel: NDArray[np.int64], seconds: float | None) -> bool:
     """Run `work` in `count` threads at once and wait.
 
@@ -96,8 +150,11 @@ def run_workers(work: Callable[[], None], count: int, cancel: NDArray[np.int64],
     Returns
     -------
     bool
-        False if the call took so much longer than before that its sweeps were stopped: call again with None.
+        False if the call took so much longer than before that its sweeps were stopped: call again with None. True with
+        the flag set if the limit of time passed.
     """
+    if time_left() is not None:
+        seconds = None
     short = seconds is not None and seconds < SHORT
     if short and count <= 1:
         _work_here(work, cancel)
@@ -114,14 +171,17 @@ def run_workers(work: Callable[[], None], count: int, cancel: NDArray[np.int64],
             futures = [future for future in futures if not future.cancel()]
         for future in futures:
             while not future.done():
+                left = time_left()
+                if left == 0.0:
+                    cancel[0] = 1
                 with contextlib.suppress(TimeoutError):
-                    future.result(timeout=0.2)
+                    future.result(timeout=min(left, 0.2) if left else 0.2)
             future.result()
     except BaseException:
         cancel[0] = 1
         _wait_for([future for future in futures if not future.cancel()])
         raise
-    return not cancel[0]
+    return not cancel[0] or time_is_up()
 
 
 def _wait_for(futures: list[Future[None]]) -> None:

@@ -15,9 +15,11 @@ from ..base.arrays import call_rows
 from ..base.errors import MissingExtra
 from ..base.status import Status
 from ..model.ode import ControlledODE
+from ..model.system import system_of
+from .events import EventLog
 
 
-def _extra(feature: str, package: str, module: str, extra: str) -> Any:
+def optional_module(feature: str, package: str, module: str, extra: str) -> Any:
     """An optional module, or `MissingExtra` with the line that installs it."""
     try:
         return importlib.import_module(module)
@@ -38,9 +40,14 @@ class Trajectories:
     status
         List of B `Status`.
     stats
-        ``n_steps``, ``n_rejected``, ``n_rhs``: (B,) accepted steps, rejected trials, right-hand sides evaluated.
+        ``n_steps``, ``n_rejected``, ``n_rhs``: (B,) accepted steps, rejected trials, right-hand sides evaluated. With
+        ``solver="auto"`` also ``stiff``: (B,) bool, whether the stiff method integrated the trajectory.
     model, controls, p
         What was simulated.
+    events
+        List of B `EventLog`, empty ones included; None for a simulator without events.
+    z
+        Algebraic variables (B, T, nz) of a DAE; None for other models.
 
     Notes
     -----
@@ -51,10 +58,12 @@ class Trajectories:
     t: NDArray[np.float64]
     x: NDArray[Any]
     status: list[Status]
-    stats: dict[str, NDArray[np.int64]]
+    stats: dict[str, NDArray[Any]]
     model: ControlledODE
     controls: Any
     p: NDArray[Any]
+    events: list[EventLog] | None = None
+    z: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -74,11 +83,14 @@ class Trajectories:
         if isinstance(controls, list) or (controls is not None and controls.n_trajectories > 1):
             controls = controls[i]
         stats = {name: values[i : i + 1] for name, values in self.stats.items()}
-        return Trajectories(t, self.x[i : i + 1, : t.size], [self.status[i]], stats, self.model, controls, self.p)
+        events = None if self.events is None else [self.events[i]]
+        x = self.x[i : i + 1, : t.size]
+        z = None if self.z is None else self.z[i : i + 1, : t.size]
+        return Trajectories(t, x, [self.status[i]], stats, self.model, controls, self.p, events, z)
 
     @cached_property
     def success(self) -> NDArray[np.bool_]:
-        """(B,) whether each trajectory reached its last save time."""
+        """(B,) whether each trajectory reached its last save time, or a terminal event."""
         return np.array([status == Status.SUCCESS for status in self.status], dtype=bool)
 
     @cached_property
@@ -100,12 +112,13 @@ class Trajectories:
         """Outputs at the save times, (B, T, ny); NaN where the state is."""
         if not self.model.has_output:
             return self.x
-        f, (B, T) = self.model.output_function, self.x.shape[:2]
-        sizes = np.cumsum([1, self.model.nx, self.model.nu])
+        f, (B, T) = system_of(self.model).output_function, self.x.shape[:2]
+        x = self.x if self.z is None else np.concatenate([self.x, self.z], axis=2)
+        sizes = np.cumsum([1, x.shape[2], self.model.nu])
         z, p = ca.MX.sym("z", int(sizes[-1])), ca.MX.sym("p", self.model.np)
         g = ca.Function("g", [z, p], [f(z[0], z[1 : int(sizes[1])], z[int(sizes[1]) :], p)])
         times = np.broadcast_to(self.t if self.t.ndim == 2 else self.t[None], (B, T))[..., None]
-        rows = np.concatenate([times, self.x, self.u], axis=2).astype(np.float64).reshape(B * T, -1)
+        rows = np.concatenate([times, x, self.u], axis=2).astype(np.float64).reshape(B * T, -1)
         good = np.isfinite(rows).all(axis=1)
         out = np.full((B * T, self.model.ny), np.nan)
         out[good] = call_rows(g, rows[good], self.p.astype(np.float64))
@@ -125,7 +138,7 @@ class Trajectories:
         -------
         matplotlib.axes.Axes
         """
-        pyplot = _extra("sol.plot()", "matplotlib", "matplotlib.pyplot", "plot")
+        pyplot = optional_module("sol.plot()", "matplotlib", "matplotlib.pyplot", "plot")
         if ax is None:
             _, ax = pyplot.subplots()
         for j, name in enumerate(self.model.output_names):
@@ -139,7 +152,7 @@ class Trajectories:
 
     def to_xarray(self) -> Any:
         """An `xarray.Dataset` with the dimensions trajectory, time, state, control and output."""
-        xarray = _extra("sol.to_xarray()", "xarray", "xarray", "data")
+        xarray = optional_module("sol.to_xarray()", "xarray", "xarray", "data")
         data = {
             "x": (("trajectory", "time", "state"), self.x),
             "u": (("trajectory", "time", "control"), self.u),
@@ -158,7 +171,7 @@ class Trajectories:
 
     def to_dataframe(self) -> Any:
         """A `pandas.DataFrame`, one row per trajectory and save time, columns of states, controls and outputs."""
-        pandas = _extra("sol.to_dataframe()", "pandas", "pandas", "data")
+        pandas = optional_module("sol.to_dataframe()", "pandas", "pandas", "data")
         B, T = self.x.shape[:2]
         times = np.broadcast_to(self.t if self.t.ndim == 2 else self.t[None], (B, T))
         keep = np.isfinite(times).ravel()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from llvmlite import ir
 
 from .emit import DOUBLE, I1, I64, PRIMITIVES, Registers, declare
+from .emit_linear import LINEAR
 from .language import Primitive, SweepFunction
 
 _KINDS = {
@@ -18,6 +19,7 @@ _KINDS = {
     "Reals": "reals", "None": "none",
 }  # fmt: skip
 ENTRY = {"ints": "int", "floats": "float", "reals": "real"}
+_EMITTERS = PRIMITIVES | LINEAR
 _RANK = {"bool": 0, "int": 1, "real": 2, "float": 3}
 _COMPARE = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
 
@@ -233,7 +235,7 @@ class Values:
             marks = dict(target.function.__annotations__)
             result = kinds_of(str(marks.pop("return")))
             kinds = [kinds_of(str(v))[0] for v in marks.values()]
-            return PRIMITIVES[target.__name__](self.r, *self.arguments(node, kinds)), result
+            return _EMITTERS[target.__name__](self.r, *self.arguments(node, kinds)), result
         if isinstance(target, SweepFunction):
             made, kinds, result = self.owner.function(target)
             return self.b.call(made, self.arguments(node, kinds)), result

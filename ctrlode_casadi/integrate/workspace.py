@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,26 @@ TAPE_BYTES = 16 << 20
 def padded(count: int, item: int) -> int:
     """Bytes of `count` numbers rounded up to whole registers, at least one."""
     return max(-(-count * item // REGISTER), 1) * REGISTER
+
+
+def aligned_vector(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A zeroed, 64-byte aligned vector with at least `count` entries, padded to whole registers."""
+    size = padded(count, dtype.itemsize)
+    memory = np.zeros(size + REGISTER, np.uint8)
+    at = -memory.ctypes.data % REGISTER
+    return memory[at : at + size].view(dtype)
+
+
+@dataclass(frozen=True)
+class StepSizes:
+    """Numbers that the record of an implicit step and its work arrays depend on; all zero for an explicit method."""
+
+    block: int = 0
+    n_j: int = 0
+    n_tape: int = 0
+    n_acc: int = 0
+    n_mass: int = 0
+    mass: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +68,8 @@ class Sizes:
     backward: bool
     want_u: bool
     checkpoints: int
+    slopes: int = 0
+    step: StepSizes = StepSizes()
 
     @property
     def sn(self) -> int:
@@ -68,6 +91,36 @@ class Sizes:
         """Bytes of a stage record."""
         return self.sn + self.sm + self.sl + padded(self.n_tape * self.lanes, self.item)
 
+    @property
+    def step_offsets(self) -> tuple[int, ...]:
+        """Where the parts of a step's record start, and its size in bytes: k, J, LU factors, pivots, tape."""
+        step, lanes = self.step, self.lanes
+        if not step.block:
+            return (0,) * 6
+        counts = step.n_j, step.block**2, step.block, step.n_tape
+        sizes = [(self.stages + 1) * self.sn, *(padded(count * lanes, self.item) for count in counts)]
+        return tuple(accumulate(sizes, initial=0))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of all records of a row."""
+        return self.stages * self.record + self.step_offsets[-1]
+
+    def _step_parts(self, back: int) -> dict[int, int]:
+        """Work arrays of an implicit step."""
+        step, item = self.step, self.item
+        if not step.block:
+            return {}
+        per_j = padded(step.n_j * self.lanes, item)
+        return {
+            s.ONES_AT: self.sn, s.MINUS_H_AT: self.sl, s.INVERSE_AT: self.sl, s.MV_AT: self.sn, s.TIME_AT: self.sn,
+            s.M_LANES_AT: padded(step.n_mass * self.lanes, item), s.DU_AT: self.sm, s.LEAST_AT: self.sl,
+            s.MU_AT: back * (self.stages + 1) * self.sn, s.MTMU_AT: back * int(step.mass) * self.stages * self.sn,
+            s.J_BAR_AT: back * per_j, s.TIME_BAR_AT: self.sn, s.DU_BAR_AT: self.sm,
+            s.J_IN_AT: 64, s.J_OUT_AT: 64, s.J_BACK_IN_AT: 64, s.J_BACK_OUT_AT: 64,
+            s.JACOBIAN + s.ACC_AT: padded(step.n_acc, item),
+        }  # fmt: skip
+
     def parts(self) -> dict[int, int]:
         """Bytes of every work array by slot."""
         back = int(self.backward)
@@ -75,8 +128,8 @@ class Sizes:
         return {
             s.ROW_T_AT: row, s.ROW_H_AT: row, s.ROW_E_AT: row, s.ROW_PIECE_AT: row, s.ROW_SAVED_AT: row,
             s.ROW_FLAG_AT: 8 * self.rows, s.ROW_FIRST_AT: 8 * self.rows,
-            s.STATES_AT: self.states * self.sn, s.TAPES_AT: self.tape_rows * self.stages * self.record,
-            s.SCRATCH_AT: self.stages * self.record, s.K_AT: (self.stages + 1) * self.sn,
+            s.STATES_AT: self.states * self.sn, s.TAPES_AT: self.tape_rows * self.row_bytes,
+            s.SCRATCH_AT: self.row_bytes, s.K_AT: (self.stages + 1) * self.sn,
             s.BARS_AT: back * (self.stages + 1) * self.sn, s.DENSE_AT: back * (self.stages + 1) * self.sn,
             s.HX_AT: self.sn, s.X_NEW_AT: self.sn, s.ERR_AT: self.sn, s.K_BAR_AT: self.sn,
             s.SAVES_AT: self.n_save * self.sn, s.SEEDS_AT: back * self.n_save * self.sn,
@@ -88,13 +141,26 @@ class Sizes:
             s.IN_AT: 64, s.OUT_AT: 64, s.BACK_IN_AT: 64, s.BACK_OUT_AT: 64,
             s.C_IN_AT: 64, s.C_OUT_AT: 64, s.C_BACK_IN_AT: 64, s.C_BACK_OUT_AT: 64,
             s.C_T_AT: self.sl, s.C_U_AT: self.sm, s.C_D_AT: padded(self.nd * self.lanes, self.item),
-            s.C_W_AT: padded(self.nw * self.lanes, self.item), s.C_ELL_AT: self.sl, s.C_SEED_AT: self.sl,
+            s.C_W_AT: padded(self.nw * self.lanes, self.item), s.C_SEED_AT: self.sl,
+            s.C_ELL_AT: padded((1 + self.slopes) * self.lanes, self.item),
+            s.LANE_SLOPES_AT: padded(self.slopes * self.lanes, 8),
             s.C_DUMP_AT: padded(max(self.nd, self.nw, 1) * self.lanes, self.item), s.C_X_BAR_AT: self.sn,
             s.C_TAPE_AT: padded(self.cost_tape * self.lanes, self.item),
             s.MODEL + s.ACC_AT: padded(self.n_acc[0], self.item),
             s.COST + s.ACC_AT: padded(self.n_acc[1], self.item),
             s.TERMINAL + s.ACC_AT: padded(self.n_acc[2], self.item),
+            **self._step_parts(back),
         }  # fmt: skip
+
+    def memory(self, rows: int) -> tuple[int, int, int]:
+        """Bytes of start states, of step headers and of all other work arrays in a reverse sweep over `rows` rows."""
+        states = self.states if self.checkpoints else min(self.states, rows + 1)
+        used = replace(self, rows=min(self.rows, rows), states=states, tape_rows=min(self.tape_rows, rows))
+        parts = used.parts()
+        headers = sum(parts[slot] for slot in range(s.ROW_T_AT, s.ROW_SAVED_AT + 1))
+        flags = parts[s.ROW_FLAG_AT] + parts[s.ROW_FIRST_AT]
+        other = sum(parts.values()) - headers - flags - parts[s.STATES_AT]
+        return parts[s.STATES_AT], headers + (flags if self.row_lanes > 1 else 0), other
 
 
 class Workspace:

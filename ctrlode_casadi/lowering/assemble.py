@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,9 +18,12 @@ from .homes import assign_homes
 from .lanes import POINTER, Context, Memory, Target
 from .program import Program
 from .schedule import schedule
+from .split import Split, uniform_values
 from .vecmath import VectorMath
+from .views import find_views
 
 SYMBOLS = ("prologue", "value", "value_tape", "adjoint", "finish")
+VALUE_SYMBOLS = ("prologue", "value")
 
 Values = Sequence[ir.Value]
 
@@ -27,6 +31,18 @@ Values = Sequence[ir.Value]
 def assemble(function: ca.Function, uniform: int, target: Target) -> tuple[ir.Module, dict[str, Any]]:
     """The module with the kernels of ``function`` and its sizes (n_uni, n_tape, n_acc)."""
     return _Assembly(differentiate(function, uniform), target).kernels()
+
+
+def assemble_value(program: Program, uniform: int, target: Target) -> tuple[ir.Module, dict[str, Any]]:
+    """The module with prologue and value of a program that is not differentiated any further, and its n_uni."""
+    fixed = frozenset(uniform_values(program, [program.inputs[uniform]]))
+    return _Assembly(_undifferentiated(program, uniform, fixed), target).values()
+
+
+def _undifferentiated(program: Program, uniform: int, fixed: frozenset[int]) -> Derivative:
+    """A program with a forward part only."""
+    parts = Split(fixed, frozenset(program.needed_for(program.outputs, stop=fixed) - fixed), frozenset(), ())
+    return Derivative(program, find_views(program, ()), parts, (), len(program.inputs), len(program.outputs), uniform)
 
 
 class _Assembly:
@@ -54,6 +70,13 @@ class _Assembly:
         self._kernel("adjoint", d.n_in + 1 + d.n_out, len(d.bars) + 1, self.adjoint)
         self._kernel("finish", 2, 1, self.finish)
         return self.module, {"n_uni": self.n_uni, "n_tape": self.n_tape, "n_acc": self.n_acc}
+
+    def values(self) -> tuple[ir.Module, dict[str, Any]]:
+        """Emit prologue and value."""
+        self.main.products = {}
+        self._kernel("prologue", 1, 1, self.prologue)
+        self._kernel("value", self.d.n_in, self.d.n_out, self.value)
+        return self.module, {"n_uni": self.n_uni}
 
     # kernel bodies ---------------------------------------------------------------------------------------------
     def prologue(self, ins: Values, outs: Values) -> None:
@@ -189,7 +212,7 @@ def _emit(
     owners = [views.resolve(v, program.sizes[v])[0] for v, _ in results]
     homes = assign_homes(program, views, steps, set(stored), [v for v in owners if v in own])
     pointer, places = accumulation if accumulation else (None, ())
-    body = Body(c, program, views, known, stored, homes, pointer, places, wide)
+    body = Body(c, program, views, known, stored, homes, pointer, places, wide, _callee_emitter(c, wide))
     run(body, steps)
     for v, memory in stored.items():
         if v not in own:
@@ -197,3 +220,33 @@ def _emit(
     for v, memory in results:
         if stored.get(v) is not memory:
             copy(body, v, memory)
+
+
+def _callee_emitter(
+    c: Context, wide: dict[int, Context] | None
+) -> Callable[[str, Program, Sequence[bool]], ir.Function]:
+    """How a function that is called is emitted: its inputs' memory, then that of its outputs one after another."""
+    contexts = list({id(x): x for x in (c, *(wide or {}).values())}.values())
+
+    def emit(name: str, program: Program, varying: Sequence[bool]) -> ir.Function:
+        fn = ir.Function(c.module, ir.FunctionType(ir.VoidType(), [POINTER] * (len(varying) + 1)), name)
+        fn.linkage = "internal"
+        for attribute in ("noinline", "nounwind"):
+            fn.attributes.add(attribute)
+        fn.args[-1].add_attribute("noalias")
+        entry, start = fn.append_basic_block("entry"), fn.append_basic_block("start")
+        ir.IRBuilder(entry).branch(start)
+        before, builder = c.b, ir.IRBuilder(start)
+        for context in contexts:
+            context.b = builder
+        d = _undifferentiated(program, -1, frozenset())
+        known = {v: Memory(a, 0, vary) for v, a, vary in zip(program.inputs, fn.args, varying, strict=False)}
+        ends = itertools.accumulate((program.sizes[v] for v in program.outputs), initial=0)
+        results = [(v, Memory(fn.args[-1], offset, True)) for v, offset in zip(program.outputs, ends, strict=False)]
+        _emit(c, d, set(d.parts.forward), known, {}, results, wide=wide)
+        builder.ret_void()
+        for context in contexts:
+            context.b = before
+        return fn
+
+    return emit

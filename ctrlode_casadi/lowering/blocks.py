@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from llvmlite import ir
@@ -137,13 +137,13 @@ def _run_rows(dtype: str) -> Any:
 
 
 @functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def pool(threads: int) -> ThreadPoolExecutor:
     """Threads that are kept: new ones share a core for their first milliseconds."""
     return ThreadPoolExecutor(threads, thread_name_prefix="ctrlode")
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child has none of the threads
+    os.register_at_fork(after_in_child=pool.cache_clear)  # a forked child has none of the threads
 
 
 @dataclass(frozen=True)
@@ -170,21 +170,47 @@ class Move:
         return (self.rows.ctypes.data, stride, self.rows.shape[1], self.lanes.ctypes.data, int(self.zero))
 
 
-_ONCE = slice(0, 1)
+class Kernels(Protocol):
+    """What running kernels needs to know of them."""
+
+    @property
+    def lanes(self) -> int:
+        """Rows per block."""
+
+    @property
+    def dtype(self) -> str:
+        """Float type."""
+
+
+#: The rows of a kernel that runs once.
+ONCE = slice(0, 1)
 Call = tuple[int, Sequence[Array], Sequence[Array]]
 
 
 def run_rows(
-    packs: Sequence[Move], calls: Sequence[Call], unpacks: Sequence[Move], rows: slice, kernels: LaneKernels
+    packs: Sequence[Move], calls: Sequence[Call], unpacks: Sequence[Move], rows: slice, kernels: Kernels
 ) -> None:
     """For each block of rows: pack, call kernels (address, in, out), unpack."""
+    prepared(packs, calls, unpacks, kernels)(rows)
+
+
+def prepared(
+    packs: Sequence[Move], calls: Sequence[Call], unpacks: Sequence[Move], kernels: Kernels
+) -> Callable[[slice], None]:
+    """`run_rows` on fixed arrays, for many calls; it keeps the arrays."""
     tables = [np.array([m.record() for m in side], np.int64) for side in (packs, unpacks)]
     pointers = [[np.array([x.ctypes.data for x in a], np.int64) for a in call[1:]] for call in calls]
     steps = [(call[0], i.ctypes.data, o.ctypes.data) for call, (i, o) in zip(calls, pointers, strict=True)]
     table = np.array(steps, np.int64)
     sides = zip((tables[0], table, tables[1]), (packs, calls, unpacks), strict=True)
     arguments = [x for records, side in sides for x in (records.ctypes.data, len(side))]
-    _run_rows(kernels.dtype)(*arguments, rows.start, rows.stop, kernels.lanes)
+    kept = (packs, calls, unpacks, tables, pointers, table)
+    loop, lanes = _run_rows(kernels.dtype), kernels.lanes
+
+    def run(rows: slice, kept: object = kept) -> None:
+        loop(*arguments, rows.start, rows.stop, lanes)
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -216,7 +242,7 @@ class Batch:
         """Run the prologue."""
         own, uni = aligned(p.size, kernels.dtype), aligned(kernels.n_uni, kernels.dtype)
         own[: p.size] = p
-        run_rows([], [(kernels.prologue, [own], [uni])], [], _ONCE, kernels)
+        run_rows([], [(kernels.prologue, [own], [uni])], [], ONCE, kernels)
         return cls(kernels, uni, [_contiguous(r) for r in rows], size, threads)
 
     def lanes(self, rows: Sequence[Array]) -> list[Array]:
@@ -238,7 +264,7 @@ class Batch:
         """Results of ``work`` for each share, in order."""
         if self.threads == 1 or len(shares) <= 1:
             return map(work, shares)
-        return _pool(self.threads).map(work, shares)
+        return pool(self.threads).map(work, shares)
 
 
 def _contiguous(rows: Array) -> Array:
@@ -281,7 +307,7 @@ def pull_back(batch: Batch, seeds: Sequence[Array], bars: Sequence[Array], p_bar
             (k.adjoint, [batch.uni, *ins, tape, *lam], [*barred, acc]),
         ]
         run_rows(packs, calls, [Move(*pair) for pair in zip(bars, barred, strict=True)], rows, k)
-        run_rows([], [(k.finish, [acc, batch.uni], [own])], [], _ONCE, k)
+        run_rows([], [(k.finish, [acc, batch.uni], [own])], [], ONCE, k)
         return own
 
     for own in batch.over(work, batch.shares(sum(a.shape[1] for a in (*batch.rows, *seeds)) + k.n_tape)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,6 +57,8 @@ class Body:
         Memory that computed values must be written to (tape, outputs).
     wide : mapping, optional
         SIMD width -> context over the entries of a value: the orientation for one trajectory (``c`` is scalar then).
+    emit_callee : callable, optional
+        Emits a function that is called: (name, its program, which of its inputs vary) -> function.
     """
 
     c: Context
@@ -68,6 +70,7 @@ class Body:
     accumulator: ir.Value | None = None
     piece_places: Sequence[PiecePlace] = ()
     wide: Mapping[int, Context] | None = None
+    emit_callee: Callable[[str, Program, Sequence[bool]], ir.Function] | None = None
     registers: dict[int, list[ir.Value]] = field(default_factory=dict)
     _tables: dict[int, ir.Value] = field(default_factory=dict)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from llvmlite import ir
@@ -16,6 +17,7 @@ from .lanes import Context, Memory
 from .matmul import Load, Store
 from .program import Instruction
 from .schedule import Accumulate, Fused, Step
+from .shared_products import Vector, call_matvec
 from .views import progression, strided
 
 #: Copies up to this many vectors are written out, longer ones run over an index table.
@@ -182,6 +184,8 @@ def _mtimes(body: Body, ins: Instruction) -> None:
         matmul.varying_product(body.c, (r, k, n), _factor_loader(body, a), _factor_loader(body, x), start, store)
     elif body.is_varying(x):
         weights = _weights(body, a, r, k)
+        if body.wide is None and _called(body, weights, ins):
+            return
         load = _factor_loader(body, x)
         for j in range(n):
             matmul.matvec(body.c, weights, r, k, *_along(body, load, start, store, k * j, 1, r * j, 1))
@@ -191,6 +195,35 @@ def _mtimes(body: Body, ins: Instruction) -> None:
         load = _factor_loader(body, a)
         for i in range(r):
             matmul.matvec(body.c, turned, n, k, *_along(body, load, start, store, i, r, i, r))
+
+
+def _called(body: Body, weights: matmul.WeightView, ins: Instruction) -> bool:
+    """A product by shared functions, if this module has them and all operands can be addressed."""
+    acc, _, x = ins.inputs
+    r, k, n = ins.attr
+    vector, sum_from = _vector(body, x), None if _start(body, acc) is None else _vector(body, acc)
+    if body.c.products is None or vector is None or (sum_from is None and _start(body, acc) is not None):
+        return False
+    out = body.memory(ins.output)
+    for j in range(n):
+        call_matvec(
+            body.c,
+            weights,
+            (r, k),
+            replace(vector, first=vector.first + k * j * vector.step),
+            None if sum_from is None else replace(sum_from, first=sum_from.first + r * j * sum_from.step),
+            Vector(out, r * j, 1),
+        )
+    return True
+
+
+def _vector(body: Body, v: int) -> Vector | None:
+    """Where a value is in memory; None for one in registers, or whose entries are no progression."""
+    base, index = body.views.resolve(v, body.program.sizes[v])
+    steps = progression(index)
+    if steps is None or (base in body.registers and not body.has_memory(base) and base not in body.known):
+        return None
+    return Vector(body.memory(base), *steps)
 
 
 def _row_product(body: Body, wide: Mapping[int, Context], ins: Instruction) -> bool:
@@ -275,6 +308,30 @@ def _reduce(
             store(c.affine(i, 1, 0), m, first)
 
 
+def _call(body: Body, ins: Instruction) -> None:
+    """A call of the function for this callee, which is emitted when it is first needed."""
+    c, callee = body.c, ins.attr
+    operands = [_in_memory(body, v) for v in ins.inputs]
+    key = (callee, tuple(m.varying for m in operands))
+    if key not in c.callees:
+        if body.emit_callee is None:
+            raise RuntimeError("this body cannot make functions; this is a bug in the assembly")
+        name = c.module.get_unique_name(f"{callee.program.name}.called")
+        c.callees[key] = body.emit_callee(name, callee.program, [m.varying for m in operands])
+    addresses = [Vector(m, 0, 1).address(c) for m in (*operands, body.memory(ins.output))]
+    c.b.call(c.callees[key], addresses)
+
+
+def _in_memory(body: Body, v: int) -> Memory:
+    """Neighbouring entries that are a value; copied where its entries are not neighbours."""
+    vector, n = _vector(body, v), body.program.sizes[v]
+    if vector is not None and (vector.step == 1 or n == 1):
+        return replace(vector.memory, offset=vector.memory.offset + vector.first)
+    memory = Memory(allocate(body.c, n * body.c.target.lanes), 0, varying=True)
+    copy(body, v, memory)
+    return memory
+
+
 def _whole(combine: Callable[[Body], Callable[[ir.Value, ir.Value], ir.Value]]) -> Callable[[Body, Instruction], None]:
     def emit(body: Body, ins: Instruction) -> None:
         _reduce(body, ins, 1, body.program.sizes[ins.inputs[0]], combine(body))
@@ -289,6 +346,7 @@ _STRUCTURAL: dict[str, Callable[[Body, Instruction], None]] = {
     "mtimes": _mtimes,
     "triples": _triples,
     "segment_sum": _segment_sum,
+    "call": _call,
     "sum": _whole(lambda body: lambda x, y: body.c.b.fadd(x, y)),
     "max": _whole(lambda body: lambda x, y: body.c.math.fmax(body.c.b, x, y)),
     "min": _whole(lambda body: lambda x, y: body.c.math.fmin(body.c.b, x, y)),

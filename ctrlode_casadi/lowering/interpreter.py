@@ -58,12 +58,17 @@ def _same_lanes(*parts: Any) -> list[Any]:
     return [np.array(np.broadcast_to(p, (p.shape[0], lanes))) for p in parts]
 
 
+def _call(ins: Instruction, *args: Any) -> Any:
+    return _concat(ins, *interpret(ins.attr.program, args, np.result_type(*args) if args else np.float64))
+
+
 _STRUCTURAL: dict[str, Callable[..., Any]] = {
     "gather": _gather,
     "scatter": _scatter,
     "mtimes": _mtimes,
     "triples": _triples,
     "concat": _concat,
+    "call": _call,
     "sum": lambda ins, x: x.sum(axis=0, keepdims=True),
     "segment_sum": lambda ins, x: x.reshape(-1, ins.attr, x.shape[1]).sum(axis=0),
     "max": lambda ins, x: np.fmax.reduce(x, axis=0, keepdims=True),

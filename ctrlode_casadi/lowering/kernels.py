@@ -26,7 +26,7 @@ import casadi as ca
 from ..base.errors import UnsupportedOperation
 from . import cache
 from .assemble import SYMBOLS, assemble
-from .jit import compile_module, host, load_object
+from .jit import Machine, compile_module, host, load_object
 from .lanes import Target
 from .version import FINGERPRINT
 
@@ -114,21 +114,8 @@ def lane_kernels(
         If an instruction has no lowering; the message prints it.
     """
     index = function.index_in(uniform) if isinstance(uniform, str) else uniform
-    machine = host()
-    if not machine.fused:
-        raise UnsupportedOperation(
-            f"processor: {machine.cpu} has no fused multiply-add, without which compiled lanes are slower than CasADi; "
-            f"use backend='casadi'"
-        )
-    width = simd_width(dtype)
-    if lanes is None:
-        lanes = lanes_for(batch, function.nnz_in(index), dtype)
-    if lanes == 1:
-        target = Target(dtype, 1, 1, machine.avx512, row_width=width)
-    elif lanes <= 0 or lanes % width:
-        raise UnsupportedOperation(f"lanes: must be 1 or a positive multiple of {width} for {dtype}, got {lanes}")
-    else:
-        target = Target(dtype, width, lanes // width, machine.avx512)
+    machine = check_machine()
+    target = target_for(lanes_for(batch, function.nnz_in(index), dtype) if lanes is None else lanes, dtype)
     key = cache.key_of(
         function.serialize(), str(index), repr(target), machine.triple, machine.cpu, machine.features, FINGERPRINT
     )
@@ -136,6 +123,27 @@ def lane_kernels(
         if key not in _MADE:
             _MADE[key] = _make(function, index, target, key)
         return _MADE[key]
+
+
+def check_machine() -> Machine:
+    """This machine; `UnsupportedOperation` where compiled lanes do not pay."""
+    machine = host()
+    if not machine.fused:
+        raise UnsupportedOperation(
+            f"processor: {machine.cpu} has no fused multiply-add, without which compiled lanes are slower than CasADi; "
+            f"use backend='casadi'"
+        )
+    return machine
+
+
+def target_for(lanes: int, dtype: str) -> Target:
+    """What kernels with so many lanes are emitted for."""
+    width = simd_width(dtype)
+    if lanes == 1:
+        return Target(dtype, 1, 1, host().avx512, row_width=width)
+    if lanes <= 0 or lanes % width:
+        raise UnsupportedOperation(f"lanes: must be 1 or a positive multiple of {width} for {dtype}, got {lanes}")
+    return Target(dtype, width, lanes // width, host().avx512)
 
 
 def simd_width(dtype: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -83,6 +84,10 @@ class Context:
         self.scalar: ir.Type = ir.DoubleType() if target.dtype == "float64" else ir.FloatType()
         self.vector = ir.VectorType(self.scalar, target.width)
         self.b: ir.IRBuilder
+        #: Functions of products by shape (`shared_products`); None where products are written in place.
+        self.products: dict[Any, ir.Function] | None = None
+        #: Functions that are called (`calls`), by callee and form of their operands.
+        self.callees: dict[Any, ir.Function] = {}
 
     # constants -------------------------------------------------------------------------------------------------
     def index(self, value: int) -> ir.Constant:

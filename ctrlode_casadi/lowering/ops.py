@@ -157,6 +157,7 @@ STRUCTURAL: dict[str, str] = {
     "segment_sum": "out[i] = sum over j of x[i + n j]",
     "max": "largest entry",
     "min": "smallest entry",
+    "call": "all outputs of a function, one after another",
 }
 
 #: Name of every CasADi opcode, for messages.

@@ -21,7 +21,7 @@ class Instruction:
 
     ``attr`` by op: ``const`` -> ndarray; ``gather`` -> integer array (-1 reads as zero); ``scatter`` ->
     (integer array, add: bool); ``mtimes`` -> (r, k, c) for ``acc + A @ B``; ``triples`` -> integer array
-    (m, 3) of (out, a, b) for ``acc[out] += a * b``; otherwise None.
+    (m, 3) of (out, a, b) for ``acc[out] += a * b``; ``call`` -> what is called (`calls.Callee`); otherwise None.
     """
 
     op: str
@@ -145,6 +145,10 @@ class ProgramBuilder:
         if idx.size == n and np.array_equal(idx, np.arange(n)):
             return source
         return self.emit("gather", (source,), idx.size, idx)
+
+    def call(self, f: Any, args: Sequence[int]) -> list[int] | None:
+        """Results of a call that is not inlined; None to inline it, as is always done here."""
+        return None
 
     def build(
         self,

@@ -78,7 +78,7 @@ def _read_sx(b: ProgramBuilder, f: ca.Function, args: Sequence[int]) -> list[int
 def _join(b: ProgramBuilder, parts: Sequence[int]) -> int:
     if len(parts) == 1:
         return parts[0]
-    return b.emit("concat", parts, sum(b.sizes[p] for p in parts))
+    return b.emit("concat", parts, sum(b.sizes[p] for p in parts)) if parts else b.const(np.zeros(0))
 
 
 def _read_mx(b: ProgramBuilder, f: ca.Function, args: Sequence[int]) -> list[int]:
@@ -96,7 +96,9 @@ def _read_mx(b: ProgramBuilder, f: ca.Function, args: Sequence[int]) -> list[int
         elif op == ca.OP_CONST:
             work[out[0]] = b.const(np.array(mx.to_DM().nonzeros()))
         elif op == ca.OP_CALL:
-            results = inline(b, mx.which_function(), [_operand(b, work, i) for i in inp])
+            operands = [_operand(b, work, i) for i in inp]
+            kept = b.call(mx.which_function(), operands)
+            results = inline(b, mx.which_function(), operands) if kept is None else kept
             work.update((o, r) for o, r in zip(out, results, strict=True) if o >= 0)
         elif op in (ca.OP_VERTSPLIT, ca.OP_HORZSPLIT, ca.OP_DIAGSPLIT):
             offsets = split_offsets(mx)

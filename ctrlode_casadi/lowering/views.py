@@ -27,13 +27,16 @@ def progression(index: np.ndarray) -> tuple[int, int] | None:
 
 
 def strided(index: np.ndarray, rows: int, columns: int) -> tuple[int, int, int] | None:
-    """(start, row stride, column stride) of a column-major matrix of indices, None if it is not strided."""
+    """(start, row stride, column stride) of a column-major matrix of indices, None if it is not strided.
+
+    An index of -1 (a zero that is not stored) is no place, even where it continues a descending progression.
+    """
     grid = index.reshape(columns, rows)
     start = int(grid[0, 0])
     down = int(grid[0, 1]) - start if rows > 1 else 1
     across = int(grid[1, 0]) - start if columns > 1 else rows
     expected = start + down * np.arange(rows)[None, :] + across * np.arange(columns)[:, None]
-    return (start, down, across) if start >= 0 and np.array_equal(grid, expected) else None
+    return (start, down, across) if index.min() >= 0 and np.array_equal(grid, expected) else None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Controlled ordinary differential equations, and semi-explicit DAEs of index 1, as CasADi functions."""
+"""Controlled ordinary differential equations, also with a mass matrix, and DAEs of index 1, as CasADi functions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import casadi as ca
 
-from ..base.arrays import Float64Array
+from ..base.arrays import Float64Array, to_dm
 from ..base.errors import ModelError
+from .dae import checked_mass, checked_z0, is_singular, semi_explicit
 from .layout import Leaf, ParameterLayout, Parametrized, Seed
 from .network import Network, size
 from .trace import expression
@@ -56,15 +57,28 @@ class ControlledODE:
         For a DAE: number of algebraic variables, and ``algebraic(t, x, u, p, z)`` returning nz expressions
         that are zero on a solution. `rhs` and `output` then take z as their fifth argument, and so do the
         functions of the model. The Jacobian with respect to z must be regular (index 1).
+    mass
+        Constant mass matrix M (nx, nx): `rhs` then returns M dx/dt. It may be singular, which makes the model a DAE.
+    z0
+        Guess of the algebraic variables at the initial time, (nz,); zeros by default.
 
     Attributes
     ----------
     rhs : casadi.Function
-        (t, x, u, p) -> xdot, an MX function; (t, x, u, p, z) -> xdot for a DAE.
+        (t, x, u, p) -> xdot, an MX function; (t, x, u, p, z) -> xdot for a DAE. A regular mass matrix is already solved
+        for; with a singular one there is no such function, and asking for it is a `ModelError`.
+    dynamics : casadi.Function
+        The same inputs -> M xdot, as given; equal to `rhs` without a mass matrix.
     output_function : casadi.Function
         The same inputs -> y.
     algebraic : casadi.Function or None
         (t, x, u, p, z) -> alg for a DAE.
+    mass : ndarray or None
+        The mass matrix as given.
+    z0 : ndarray
+        (nz,).
+    is_dae : bool
+        Whether there are algebraic variables or the mass matrix is singular.
     nx, nu, np, ny, nz : int
         Numbers of states, controls, parameters, outputs and algebraic variables.
     layout : ParameterLayout
@@ -93,8 +107,11 @@ class ControlledODE:
     """
 
     rhs: ca.Function
+    dynamics: ca.Function
     output_function: ca.Function
     algebraic: ca.Function | None
+    mass: Float64Array | None
+    z0: Float64Array
     nx: int
     nu: int
     nz: int
@@ -119,6 +136,8 @@ class ControlledODE:
         output_names: Sequence[str] | None = None,
         nz: int = 0,
         algebraic: Callable[..., Any] | ca.Function | None = None,
+        mass: Any = None,
+        z0: Any = None,
     ) -> None:
         nx, nu, nz = size("nx", nx), size("nu", nu, 0), size("nz", nz, 0)
         states = _names("state_names", state_names, nx, "x")
@@ -145,10 +164,13 @@ class ControlledODE:
         if output is None and output_names is None:
             output_names = states
         outputs = _names("output_names", output_names, y.numel(), "y")
+        matrix = checked_mass(mass, nx)
         fields = {
-            "rhs": _function("rhs", symbols, xdot, "xdot"),
+            "dynamics": _function("dynamics", symbols, xdot, "mass_times_xdot"),
             "output_function": _function("output", symbols, y, "y"),
             "algebraic": None if algebraic is None else _algebraic(algebraic, symbols, p, nz),
+            "mass": matrix,
+            "z0": checked_z0(z0, nz),
             "nx": nx,
             "nu": nu,
             "nz": nz,
@@ -161,8 +183,41 @@ class ControlledODE:
             "control_names": controls,
             "output_names": outputs,
         }
+        if matrix is None:
+            fields["rhs"] = _function("rhs", symbols, xdot, "xdot")
+        elif not is_singular(matrix):
+            solved = ca.mtimes(ca.sparsify(ca.inv(to_dm(matrix)), 1e-300), xdot)
+            fields["rhs"] = _function("rhs", symbols, solved, "xdot")
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "rhs" and "mass" in self.__dict__:
+            raise ModelError(
+                "mass: the mass matrix is singular, so there is no right-hand side xdot = rhs(t, x, u, p); integrate "
+                "the model with Rodas5P() or Rodas4(), or use model.dynamics, which gives M xdot"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def is_dae(self) -> bool:
+        """Whether there are algebraic variables or the mass matrix is singular."""
+        return self.nz > 0 or not self.has_rhs
+
+    @property
+    def has_rhs(self) -> bool:
+        """Whether xdot is known: the mass matrix, if any, is regular."""
+        return "rhs" in self.__dict__
+
+    @property
+    def n_visible(self) -> int:
+        """Number of states that the user's functions get as x."""
+        return self.nx
+
+    @property
+    def system_mass(self) -> Float64Array | None:
+        """M where `rhs` gives M y' (see `system.System`); None where it gives y'."""
+        return None
 
     @property
     def np(self) -> int:
@@ -176,9 +231,17 @@ class ControlledODE:
     def to_dae(self) -> dict[str, ca.MX]:
         """Expressions for `casadi.integrator`: t, x, u, p, ode, and z, alg for a DAE.
 
-        CasADi holds u constant over each interval of its output grid.
+        CasADi holds u constant over each interval of its output grid. With a singular mass matrix, states whose
+        derivatives do not occur become z; that needs as many zero rows as zero columns in the matrix.
+
+        Raises
+        ------
+        ModelError
+            If a singular mass matrix cannot be brought into this form.
         """
         symbols = _symbols(self.nx, self.nu, self.np, self.nz)
+        if self.mass is not None and not self.has_rhs:
+            return semi_explicit(symbols, self.dynamics, self.algebraic, self.mass, self.nz)
         dae = {**symbols, "ode": self.rhs(*symbols.values())}
         if self.algebraic is not None:
             dae["alg"] = self.algebraic(*symbols.values())

@@ -41,6 +41,6 @@ def test_unknown_name_suggests_the_nearest() -> None:
 
 
 def test_every_status_has_a_sentence() -> None:
-    assert [int(s) for s in base.Status] == list(range(10))
+    assert [int(s) for s in base.Status] == list(range(11))
     for status in base.Status:
         assert status.message.endswith(".")

@@ -185,3 +185,35 @@ def test_what_is_no_sum_of_squares_has_no_residuals(options: dict[str, Any]) -> 
     for call in (obj.residuals, obj.jac, obj.jac_operator):
         with pytest.raises(co.UnsupportedOperation, match="sum of squares"):
             call(P)
+
+
+@pytest.mark.parametrize("size", [1, 3, 9])
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_hessian_equals_its_products(kind: str, size: int) -> None:
+    """Directions as trajectories give the matrix of single products; forward sensitivities give the same gradient."""
+    e = Experiment(size)
+    obj = e.objective(start_of(kind, e), **options_of("everything"))
+    theta = obj.append_free(P)
+    directions = np.eye(theta.size)
+    wanted = np.array([obj.hessp(theta, v) for v in directions])
+    packed, failure = obj.problem._packed_products(theta, directions)
+    assert failure is None
+    np.testing.assert_allclose(packed, wanted, rtol=0, atol=1e-12 * np.abs(wanted).max())
+    np.testing.assert_allclose(obj.hess(theta), wanted, rtol=0, atol=1e-10 * np.abs(wanted).max())
+    e.sim = e.sim.with_sensitivity(co.Forward(chunk=4))
+    other = e.objective(start_of(kind, e), **options_of("everything"))
+    np.testing.assert_allclose(other.grad(theta), obj.grad(theta), rtol=0, atol=1e-12 * np.abs(wanted).max())
+    assert other.value(theta) == pytest.approx(other(theta)[0], rel=1e-13)
+
+
+def test_gauss_newton_is_twice_the_squared_jacobian() -> None:
+    e = Experiment(5)
+    obj = e.objective(co.Free(e.x0[0]), regularization=0.3)
+    theta = obj.append_free(P)
+    jac = obj.jac(theta)
+    found = obj.gauss_newton(theta)
+    v = e.rng.standard_normal((theta.size, 2))
+    np.testing.assert_allclose(found @ v, 2 * jac.T @ (jac @ v), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found.rmatvec(v[:, 0]), found.matvec(v[:, 0]), rtol=1e-13)
+    with pytest.raises(co.UnsupportedOperation, match="not a sum of squares"):
+        e.objective(e.x0, **options_of("everything")).gauss_newton(P)

@@ -96,7 +96,6 @@ def test_bad_seeds_and_directions(sim):
         (lambda: Euler(steps_per_interval=1, dt=0.1), "not both"),
         (lambda: Adjoint(checkpoints=0), "checkpoints"),
         (lambda: Forward(chunk=-1), "chunk"),
-        (lambda: Forward(chunk=4), "one at a time"),
         (lambda: Simulator(oscillator(), "RK4"), "RK4"),
         (lambda: Simulator(oscillator(), RK4), "such as Tsit5"),
         (lambda: Simulator(oscillator(), Tsit5(atol=(1.0, 1.0, 1.0))), "nx=2 entries"),

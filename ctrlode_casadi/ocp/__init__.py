@@ -1,0 +1,1 @@
+"""Optimal control: problems, transcriptions, NLP functions and solvers."""
