@@ -4,7 +4,7 @@ Multiple shooting with a network 4-W-W-3 (three states, one control), 100 interv
 cost on the nodes and bounds on the control. Three sides solve the same program, with the same order of variables, the
 same guess and the same options of IPOPT:
 
-- ours: `ctrlode_casadi.ocp.compiled`;
+- ours: `ctrlode_casadi.ocp.compiled.nlp`;
 - CasADi: what users write by hand, the interval as an MX function, `map`, and everything else left to `nlpsol`;
 - CasADi SX: the same with the interval expanded to scalar expressions before `map`.
 
@@ -28,7 +28,7 @@ import numpy as np
 
 import ctrlode_casadi as co
 from common import milliseconds, parser, print_machine, print_table, progress, save_json
-from ctrlode_casadi.ocp.compiled import oracle
+from ctrlode_casadi.ocp.compiled.nlp import oracle
 from ctrlode_casadi.ocp.groups import NLP, OBJECTIVE, Group
 
 NX, NU, STEPS, HORIZON = 3, 1, 2, 5.0

@@ -22,7 +22,7 @@ import numpy as np
 from llvmlite import binding, ir
 
 from common import parser, print_machine, print_table
-from ctrlode_casadi.lowering.vecmath import VectorMath
+from ctrlode_casadi.lowering.vecmath.functions import VectorMath
 
 SIZE = 512
 BINARY = ("atan2", "pow", "hypot", "fmod", "remainder", "quotient", "div")

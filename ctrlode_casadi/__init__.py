@@ -27,20 +27,20 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not see through 
     from .controls.constant import Constant as Constant
     from .controls.cubic import Akima as Akima, CubicHermite as CubicHermite, CubicSpline as CubicSpline, Pchip as Pchip
     from .controls.kinds import PiecewiseConstant as PiecewiseConstant, PiecewiseLinear as PiecewiseLinear
-    from .fitting.check import check_gradient as check_gradient
-    from .fitting.check_report import GradientReport as GradientReport
+    from .fitting.check.objective import check_gradient as check_gradient
+    from .fitting.check.report import GradientReport as GradientReport
     from .fitting.initial import Free as Free, InitialState as InitialState
     from .fitting.objective import Objective as Objective
-    from .integrate.auto import Auto as Auto
-    from .integrate.casadi_solvers import (
+    from .integrate.auto.solver import Auto as Auto
+    from .integrate.hybrid.events import Event as Event, EventLog as EventLog
+    from .integrate.integrators.solvers import (
         CVODES as CVODES,
         ERK as ERK,
         IDAS as IDAS,
         Collocation as Collocation,
         Rosenbrock as Rosenbrock,
     )
-    from .integrate.events import Event as Event, EventLog as EventLog
-    from .integrate.rosenbrock import Rodas4 as Rodas4, Rodas5P as Rodas5P
+    from .integrate.rosenbrock.solvers import Rodas4 as Rodas4, Rodas5P as Rodas5P
     from .integrate.sensitivity import Adjoint as Adjoint, ContinuousAdjoint as ContinuousAdjoint, Forward as Forward
     from .integrate.simulator import Simulator as Simulator
     from .integrate.solvers import (
@@ -61,11 +61,11 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not see through 
     from .model.layers import Chain as Chain, Dense as Dense
     from .model.layout import ParameterLayout as ParameterLayout
     from .model.ode import ControlledODE as ControlledODE
-    from .ocp.closed_loop import ClosedLoop as ClosedLoop, closed_loop as closed_loop
     from .ocp.definition import Soft as Soft
-    from .ocp.mhe import MHE as MHE
-    from .ocp.mpc import MPC as MPC
-    from .ocp.mpc_stats import (
+    from .ocp.mhe.estimator import MHE as MHE
+    from .ocp.mpc.closed_loop import ClosedLoop as ClosedLoop, closed_loop as closed_loop
+    from .ocp.mpc.controller import MPC as MPC
+    from .ocp.mpc.stats import (
         ControllerWarning as ControllerWarning,
         StepRecord as StepRecord,
         StepStats as StepStats,
@@ -108,37 +108,37 @@ _HOME = {
     "Dopri5": "integrate.solvers",
     "Tsit5": "integrate.solvers",
     "DOP853": "integrate.solvers",
-    "Rodas4": "integrate.rosenbrock",
-    "Rodas5P": "integrate.rosenbrock",
-    "Auto": "integrate.auto",
-    "CVODES": "integrate.casadi_solvers",
-    "IDAS": "integrate.casadi_solvers",
-    "Collocation": "integrate.casadi_solvers",
-    "ERK": "integrate.casadi_solvers",
-    "Rosenbrock": "integrate.casadi_solvers",
+    "Rodas4": "integrate.rosenbrock.solvers",
+    "Rodas5P": "integrate.rosenbrock.solvers",
+    "Auto": "integrate.auto.solver",
+    "CVODES": "integrate.integrators.solvers",
+    "IDAS": "integrate.integrators.solvers",
+    "Collocation": "integrate.integrators.solvers",
+    "ERK": "integrate.integrators.solvers",
+    "Rosenbrock": "integrate.integrators.solvers",
     "Adjoint": "integrate.sensitivity",
     "Forward": "integrate.sensitivity",
     "ContinuousAdjoint": "integrate.sensitivity",
     "Simulator": "integrate.simulator",
-    "Event": "integrate.events",
-    "EventLog": "integrate.events",
+    "Event": "integrate.hybrid.events",
+    "EventLog": "integrate.hybrid.events",
     "Trajectories": "integrate.trajectories",
     # fitting
     "Objective": "fitting.objective",
-    "check_gradient": "fitting.check",
-    "GradientReport": "fitting.check_report",
+    "check_gradient": "fitting.check.objective",
+    "GradientReport": "fitting.check.report",
     "Free": "fitting.initial",
     "InitialState": "fitting.initial",
     "fit": "training.fit",
     # optimal control
     "OptimalControlProblem": "ocp.problem",
-    "MPC": "ocp.mpc",
-    "closed_loop": "ocp.closed_loop",
-    "ClosedLoop": "ocp.closed_loop",
-    "MHE": "ocp.mhe",
-    "StepStats": "ocp.mpc_stats",
-    "StepRecord": "ocp.mpc_stats",
-    "ControllerWarning": "ocp.mpc_stats",
+    "MPC": "ocp.mpc.controller",
+    "closed_loop": "ocp.mpc.closed_loop",
+    "ClosedLoop": "ocp.mpc.closed_loop",
+    "MHE": "ocp.mhe.estimator",
+    "StepStats": "ocp.mpc.stats",
+    "StepRecord": "ocp.mpc.stats",
+    "ControllerWarning": "ocp.mpc.stats",
     "OptimalControlSolution": "ocp.solution",
     "SolveStatus": "ocp.status",
     "Soft": "ocp.definition",

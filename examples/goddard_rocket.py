@@ -5,7 +5,7 @@ solve the problem: a control that is linear on each interval of an even mesh, an
 where the error is, around the switches. Beside them stands the singular thrust that theory gives at the same states.
 
 Problem 10 of Dolan, More, Munson (2004), "Benchmarking optimization software with COPS 3.0", ANL/MCS-TM-273; published
-optimum 1.01283. Singular surface: Bryson, Ho (1975), "Applied optimal control", sec. 8.4.
+optimum 1.01283. Singular surface: Bryson, Ho (1975), "Applied optimal control", ch. 8.
 
     python examples/goddard_rocket.py [--fast] [--figure goddard_rocket.png]
 """
@@ -54,11 +54,11 @@ def guess() -> dict[str, np.ndarray]:
     return {"x": np.stack([1 + 0.01 * s, 0.4 * s * (1 - s) + 0.01, 1 - 0.4 * s], axis=1), "u": np.array([1.75])}
 
 
-def singular() -> tuple[ca.Function, ca.Function]:
-    """The singular surface s(x) = 0 and the thrust that stays on it, as functions of the state.
+def singular() -> ca.Function:
+    """The thrust that stays on the singular surface, as a function of the state.
 
-    On the arc ``m g = (1 + v / c) D`` up to the slope of gravity, which the general form below keeps: s is the
-    determinant of the fields f, g and their Lie bracket, and the thrust makes its rate zero.
+    On the surface, the field without thrust f, that of the thrust g and their Lie bracket are linearly dependent: the
+    costate is normal to all three, as the final time is free. The thrust keeps their determinant zero.
     """
     x, u = ca.MX.sym("x", 3), ca.MX.sym("u")
     f = ca.vertcat(*rhs(0.0, x, ca.MX(1, 1), None))
@@ -67,22 +67,19 @@ def singular() -> tuple[ca.Function, ca.Function]:
     surface = ca.det(ca.horzcat(f, g, bracket))
     rate = ca.jtimes(surface, x, f + g * u)
     thrust = -ca.substitute(rate, u, 0) / ca.jacobian(rate, u)
-    return ca.Function("surface", [x], [surface]), ca.Function("thrust", [x], [thrust])
+    return ca.Function("thrust", [x], [thrust])
 
 
 def arc(sol: co.OptimalControlSolution, n: int = 600) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Times, states and thrust on a fine grid, and the singular thrust where the best thrust is between its bounds."""
     t = np.linspace(0.0, sol.tf, n)
     x, u = sol.resample(t)
-    law = np.array([float(singular_thrust(row)) for row in x])
+    law = singular()(x.T).full()[0]
     inside = (u[:, 0] > 0.02 * FULL_THRUST) & (u[:, 0] < 0.98 * FULL_THRUST)
     return t, x, u[:, 0], np.where(inside, law, np.nan)
 
 
-singular_surface, singular_thrust = singular()
-
-
-def draw(path: str, even: co.OptimalControlSolution, fine: co.OptimalControlSolution) -> None:
+def draw(path: str, fine: co.OptimalControlSolution) -> None:
     """States, thrust with the singular arc, and the refined mesh."""
     import matplotlib
 
@@ -90,14 +87,14 @@ def draw(path: str, even: co.OptimalControlSolution, fine: co.OptimalControlSolu
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(9.5, 5.6), sharex=True, layout="constrained")
-    t, x, u, law = arc(even)
+    t, x, u, law = arc(fine)
     panels = (("height - 1", 1e3 * (x[:, 0] - 1), " [1e-3]"), ("speed", x[:, 1], ""), ("mass", x[:, 2], ""))
     for axis, (name, values, unit) in zip(axes.flat, panels, strict=False):
         axis.plot(t, values, color="C0")
         axis.set_ylabel(name + unit)
     axis = axes[1, 1]
     axis.plot(t, law, color="C1", lw=5, alpha=0.45, label="singular thrust of theory")
-    axis.plot(t, u, color="C0", lw=1.3, label="best thrust, even mesh")
+    axis.plot(t, u, color="C0", lw=1.3, label="best thrust")
     breaks = fine.multipliers.t
     axis.plot(breaks, np.full(breaks.size, -0.25), "|", color="0.3", ms=7, label="refined mesh")
     axis.set(ylabel="thrust", ylim=(-0.5, 3.8))
@@ -108,7 +105,7 @@ def draw(path: str, even: co.OptimalControlSolution, fine: co.OptimalControlSolu
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[1]:
         axis.set_xlabel("time")
-    axes[0, 0].set_title(f"largest height {-even.objective:.6f}", fontsize=10)
+    axes[0, 0].set_title(f"largest height {-fine.objective:.6f}", fontsize=10)
     axes[0, 1].set_title("shaded: singular arc", fontsize=10)
     figure.savefig(path, dpi=100)
     print(f"figure: {path}")
@@ -130,13 +127,13 @@ def main() -> None:
             f"{sol.stats['iterations']} iterations, mesh error {sol.mesh_errors().max():.1e}"
         )
         print(sol.verify())
-    t, _, u, law = arc(even)
+    t, _, u, law = arc(fine)
     on_arc = np.isfinite(law)
     middle = on_arc & (t > np.quantile(t[on_arc], 0.15)) & (t < np.quantile(t[on_arc], 0.85))
     print(f"singular arc from t = {t[on_arc][0]:.4f} to {t[on_arc][-1]:.4f}")
     print(f"thrust on it differs from the singular law by {np.abs(u - law)[middle].max():.3f} of {FULL_THRUST}")
     try:
-        draw(options.figure, even, fine)
+        draw(options.figure, fine)
     except ImportError:
         print("figure: not drawn; pip install matplotlib")
 

@@ -186,7 +186,7 @@ def test_an_unknown_name_gets_the_nearest_one(name: str) -> None:
 
 
 def test_nothing_is_compiled_before_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ctrlode_casadi.integrate import sweeps
+    from ctrlode_casadi.integrate.sweeps import load as sweeps
     from ctrlode_casadi.lowering import jit, kernels
 
     class CompiledError(Exception):

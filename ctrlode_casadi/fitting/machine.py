@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base.errors import UnsupportedOperation
-from ..integrate.auto import Auto
+from ..integrate.auto.solver import Auto
 from ..integrate.build import compiled_only, make_engine
 from ..integrate.casadi_path import CasadiEngine
-from ..integrate.casadi_solvers import CasadiIntegrator
 from ..integrate.engine import Engine
-from ..integrate.events import EventSettings
-from ..integrate.hybrid import HybridEngine
-from ..integrate.hybrid_paths import phase_solver
-from ..integrate.integrators import IntegratorEngine
-from ..integrate.integrators_objects import Dynamics
-from ..integrate.integrators_products import ForwardIntegrator
-from ..integrate.jacobian import Structure
-from ..integrate.rosenbrock import RosenbrockMethod
+from ..integrate.hybrid.engine import HybridEngine
+from ..integrate.hybrid.events import EventSettings
+from ..integrate.hybrid.paths import phase_solver
+from ..integrate.integrators.engine import IntegratorEngine
+from ..integrate.integrators.objects import Dynamics
+from ..integrate.integrators.products import ForwardIntegrator
+from ..integrate.integrators.solvers import CasadiIntegrator
+from ..integrate.rosenbrock.jacobian import Structure
+from ..integrate.rosenbrock.solvers import RosenbrockMethod
 from ..integrate.sensitivity import Adjoint, Forward, Sensitivity
 from ..integrate.solvers import OneStep
 from .expressions import Functions

@@ -13,9 +13,9 @@ import numpy as np
 
 from ..base.arrays import Float64Array, floats
 from ..base.errors import DataError, IntegrationWarning, ModelError, UnsupportedOperation
-from ..integrate.auto import Auto
+from ..integrate.auto.solver import Auto
 from ..integrate.problem import check_controls, common_size
-from ..integrate.rosenbrock import RosenbrockMethod
+from ..integrate.rosenbrock.solvers import RosenbrockMethod
 from ..integrate.simulator import Simulator
 from ..integrate.threads import limited
 from ..model.ode import ControlledODE
@@ -35,7 +35,7 @@ from .starts import read_start
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
-    from .check_report import GradientReport
+    from .check.report import GradientReport
 
 
 class Objective:
@@ -306,8 +306,8 @@ class Objective:
         not. The steps in p are therefore large with an adaptive solver, and a difference within its tolerance is
         reported as such; a smaller rtol shrinks it.
         """
-        from .check_report import check_target
-        from .check_targets import ObjectiveTarget
+        from .check.report import check_target
+        from .check.targets import ObjectiveTarget
 
         return check_target(ObjectiveTarget(self), self._theta(p), directions, coordinates, seed)
 

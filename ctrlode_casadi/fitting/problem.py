@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from ..base.arrays import Float64Array
 from ..base.processors import available_threads
-from ..integrate.auto_engine import stiffness_found
+from ..integrate.auto.engine import stiffness_found
 from ..integrate.batch import Batch
-from ..integrate.casadi_solvers import CasadiIntegrator
 from ..integrate.cost_model import Choice, Selection
 from ..integrate.engine import Engine
+from ..integrate.integrators.solvers import CasadiIntegrator
 from ..integrate.results import Sweep
 from ..integrate.sensitivity import Adjoint, Automatic, Forward as ForwardSensitivity
 from ..integrate.solvers import RungeKutta

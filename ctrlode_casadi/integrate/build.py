@@ -12,11 +12,11 @@ import numpy as np
 from ..base.errors import UnsupportedOperation
 from ..base.processors import available_threads
 from ..model.dae import is_singular
-from .auto import Auto
-from .auto_engine import AutoEngine
+from .auto.engine import AutoEngine
+from .auto.solver import Auto
 from .engine import Engine
-from .jacobian import Structure, make_linear_part
-from .rosenbrock import RosenbrockMethod
+from .rosenbrock.jacobian import Structure, make_linear_part
+from .rosenbrock.solvers import RosenbrockMethod
 from .solvers import OneStep
 
 
@@ -85,8 +85,8 @@ def make_engine(
         return AutoEngine(*arguments, **options, stiff=stiff)
     if structure is None or structure.mass is None or not is_singular(structure.mass):
         return Engine(*arguments, **options)
-    from .consistent import ConsistentStates
-    from .dae_engine import DaeEngine
+    from .rosenbrock.consistent import ConsistentStates
+    from .rosenbrock.dae_engine import DaeEngine
 
     dtype, count = np.dtype(kernels.dtype), n_threads or available_threads()
     return DaeEngine(*arguments, **options, consistent=ConsistentStates(function, structure, dtype, count))

@@ -29,10 +29,10 @@ from ..base.arrays import Float64Array
 from ..base.errors import SolverError, UnsupportedOperation, unknown_name
 from ..controls.control import Control
 from ..model.ode import ControlledODE
-from .casadi_solvers import CasadiIntegrator
-from .events import Event
 from .expressions import check_single, control_shape, simulation_function
-from .integrators_expressions import integrator_simulation
+from .hybrid.events import Event
+from .integrators.expressions import integrator_simulation
+from .integrators.solvers import CasadiIntegrator
 from .problem import check_controls, check_times
 
 #: Nonzeros of an input or output in column-major order; None for an input of zeros or an output nobody needs.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..base.errors import CtrlodeError
 from ..model.ode import ControlledODE
-from .casadi_solvers import CVODES, CasadiIntegrator
+from .integrators.solvers import CVODES, CasadiIntegrator
 from .results import CallWork
 from .sensitivity import Adjoint, ContinuousAdjoint, Forward, Sensitivity
 from .solvers import OneStep

@@ -16,7 +16,7 @@ from .batch import Batch
 from .cost_model import Choice, Selection
 from .engine import Engine
 from .forward_vjp import ForwardProducts, vjp_by_directions
-from .integrators_products import forward_products
+from .integrators.products import forward_products
 from .paths import Paths
 from .results import CallWork, Gradient, Sweep
 from .sensitivity import Adjoint, Automatic, Forward, Sensitivity

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base.processors import available_threads
-from . import slots as s, threads, workspace
+from . import threads, workspace
 from .batch import Batch, ControlBars, PieceArrays
-from .jacobian import LinearPart
 from .method import make_method
 from .results import Call, CallWork, Gradient, Sweep, new_sweep
+from .rosenbrock.jacobian import LinearPart
 from .solvers import OneStep
-from .sweeps import call_kernel, load_sweeps
+from .sweeps import slots as s
+from .sweeps.load import call_kernel, load_sweeps
 from .table import CALL_SLOTS, address, put_times, row_address
 from .workspace import Sizes, StepSizes, Workspace, WorkspaceList, aligned_vector
 

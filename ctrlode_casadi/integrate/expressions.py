@@ -22,8 +22,8 @@ from ..base.errors import ControlError, SolverError, UnsupportedOperation
 from ..controls.control import Control
 from ..model.ode import ControlledODE
 from .problem import check_times
-from .rosenbrock_expressions import rosenbrock_step
-from .rosenbrock_tableaus import RosenbrockTableau
+from .rosenbrock.expressions import rosenbrock_step
+from .rosenbrock.tableaus import RosenbrockTableau
 from .tableaus import Tableau
 
 

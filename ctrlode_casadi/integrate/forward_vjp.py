@@ -26,8 +26,8 @@ from .forward import (
     sensitivity_blocks,
     sensitivity_system,
 )
-from .jacobian import Structure
 from .results import CallWork, Sweep
+from .rosenbrock.jacobian import Structure
 from .solvers import OneStep
 
 #: (dp, dx0, du) -> dx (B, T, nx)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import slots as s
 from .solvers import ErrorControl, OneStep
+from .sweeps import slots as s
 from .tableaus import Tableau
 
 BETA = 0.2  # PI gain times the order of the error estimate: 0.04 for a pair of order 5(4) (Hairer & Wanner II, IV.2).

@@ -11,15 +11,15 @@ import numpy as np
 
 from ..base.errors import UnsupportedOperation
 from ..model.ode import ControlledODE
-from .auto import Auto
-from .auto_engine import AutoEngine, stiffness_found
+from .auto.engine import AutoEngine, stiffness_found
+from .auto.solver import Auto
 from .build import compiled_only, make_engine
 from .casadi_path import CasadiEngine
-from .casadi_solvers import CasadiIntegrator
 from .engine import Engine
-from .integrators import IntegratorEngine, make_integrator_engine
-from .jacobian import Structure
-from .rosenbrock import RosenbrockMethod
+from .integrators.engine import IntegratorEngine, make_integrator_engine
+from .integrators.solvers import CasadiIntegrator
+from .rosenbrock.jacobian import Structure
+from .rosenbrock.solvers import RosenbrockMethod
 from .solvers import OneStep
 from .tangent import tangent_function
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..base.status import Status
-from . import slots as s
 from .batch import Batch, ControlBars
+from .sweeps import slots as s
 from .threads import time_is_up
 from .workspace import Sizes
 

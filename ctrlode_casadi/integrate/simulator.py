@@ -16,21 +16,21 @@ from ..base.status import Status
 from ..model.ode import ControlledODE
 from ..model.system import system_of
 from . import problem
-from .auto import Auto, solver_named
-from .auto_engine import AutoSweep
+from .auto.engine import AutoSweep
+from .auto.solver import Auto, solver_named
 from .batch import Batch
 from .build import compiled_only
-from .casadi_solvers import CasadiIntegrator
 from .cost_model import Selection
 from .derivatives import Derivatives
-from .events import Event, EventLog, EventSettings, event_settings
 from .forward_vjp import ForwardProducts
-from .hybrid import HybridEngine
-from .hybrid_paths import EventPaths
-from .integrators_checks import check_use, resolved
+from .hybrid.engine import HybridEngine
+from .hybrid.events import Event, EventLog, EventSettings, event_settings
+from .hybrid.paths import EventPaths
+from .integrators.checks import check_use, resolved
+from .integrators.solvers import CasadiIntegrator
 from .paths import Paths
 from .results import CallWork, Sweep
-from .rosenbrock import RosenbrockMethod
+from .rosenbrock.solvers import RosenbrockMethod
 from .sensitivity import Sensitivity, sensitivity_of
 from .solvers import OneStep, Tsit5, _positive
 from .threads import limited

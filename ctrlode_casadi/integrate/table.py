@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import slots as s
 from .batch import Batch, PieceArrays
+from .sweeps import slots as s
 
 #: Addresses that change from call to call, in the order in which the engine lists them.
 CALL_SLOTS = np.array([

@@ -16,7 +16,7 @@ from ..base.errors import MissingExtra
 from ..base.status import Status
 from ..model.ode import ControlledODE
 from ..model.system import system_of
-from .events import EventLog
+from .hybrid.events import EventLog
 
 
 def optional_module(feature: str, package: str, module: str, extra: str) -> Any:

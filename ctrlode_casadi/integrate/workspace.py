@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import slots as s
+from .sweeps import slots as s
 
 REGISTER = 64
 _N_ROWS = s.ROW_SAVED_AT - s.ROW_T_AT + 1  # the row arrays that a shared plan replaces come first

@@ -19,7 +19,7 @@ from .lanes import POINTER, Context, Memory, Target
 from .program import Program
 from .schedule import schedule
 from .split import Split, uniform_values
-from .vecmath import VectorMath
+from .vecmath.functions import VectorMath
 from .views import find_views
 
 SYMBOLS = ("prologue", "value", "value_tape", "adjoint", "finish")

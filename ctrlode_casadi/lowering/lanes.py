@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from .vecmath import VectorMath
+from .vecmath.functions import VectorMath
 
 I32 = ir.IntType(32)
 I64 = ir.IntType(64)

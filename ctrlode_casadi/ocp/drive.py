@@ -243,7 +243,7 @@ def make_oracle(nlp: NLP, backend: str, solver: str, repeated: bool = True) -> t
     """
     least = _WORTH_REPEATED if repeated else _WORTH_ONCE
     if backend == "compiled" or (backend == "auto" and symbolic.operations(nlp) >= least):
-        from . import compiled
+        from .compiled import nlp as compiled
 
         try:
             return compiled.oracle(nlp, "ipopt" if solver.startswith("scipy:") else solver), "compiled"

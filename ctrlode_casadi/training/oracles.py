@@ -8,7 +8,8 @@ from dataclasses import replace
 import casadi as ca
 
 from ..base.errors import UnsupportedOperation
-from ..ocp import compiled, symbolic
+from ..ocp import symbolic
+from ..ocp.compiled import nlp as compiled
 from ..ocp.groups import NLP, OBJECTIVE
 from ..ocp.oracle import Oracle
 

@@ -68,7 +68,7 @@ def test_values_and_derivatives_of_a_dae(name: str, sensitivity: str, rng: np.ra
 def test_adjoint_of_algebraic_variables(rng: np.random.Generator) -> None:
     """Seeds of z, which the engine takes beside those of x, against differences of z."""
     from ctrlode_casadi.integrate import problem
-    from ctrlode_casadi.integrate.integrators import make_integrator_engine
+    from ctrlode_casadi.integrate.integrators.engine import make_integrator_engine
 
     control = co.PiecewiseLinear(KNOTS, rng.standard_normal((2, 4, 1)))
     for solver in SOLVERS.values():

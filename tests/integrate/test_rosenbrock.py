@@ -11,7 +11,7 @@ import pytest
 import ctrlode_casadi as co
 from ctrlode_casadi.base.errors import SolverError, UnsupportedOperation
 from ctrlode_casadi.base.status import Status
-from ctrlode_casadi.integrate.rosenbrock_tableaus import rodas4, rodas5p
+from ctrlode_casadi.integrate.rosenbrock.tableaus import rodas4, rodas5p
 from ctrlode_casadi.lowering.kernels import simd_width
 from integrate.problems import P, blow_up, oscillator, oscillator_rhs, reference
 

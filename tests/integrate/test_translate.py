@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from ctrlode_casadi.integrate.language import Float, Int, Ints, doubles, fill, ints, sweep
-from ctrlode_casadi.integrate.translate import Translator
-from ctrlode_casadi.integrate.translate_values import TranslationError
+from ctrlode_casadi.integrate.sweeps.language import Float, Int, Ints, doubles, fill, ints, sweep
+from ctrlode_casadi.integrate.sweeps.translate import Translator
+from ctrlode_casadi.integrate.sweeps.translate_values import TranslationError
 from ctrlode_casadi.lowering.jit import compile_module, load_object
 
 

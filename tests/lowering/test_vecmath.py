@@ -13,7 +13,7 @@ import pytest
 from llvmlite import binding, ir
 from numpy.typing import NDArray
 
-from ctrlode_casadi.lowering.vecmath import LIMITS, ULP_BOUNDS, VectorMath
+from ctrlode_casadi.lowering.vecmath.functions import LIMITS, ULP_BOUNDS, VectorMath
 
 mpmath_context = mpmath.mp.clone()
 mpmath_context.prec = 140

@@ -11,8 +11,8 @@ import pytest
 
 from ctrlode_casadi import SolverError, UnsupportedOperation
 from ctrlode_casadi.lowering.kernels import simd_width
-from ctrlode_casadi.ocp import compiled, compiled_local
-from ctrlode_casadi.ocp.compiled import CompiledNLP, oracle
+from ctrlode_casadi.ocp.compiled import local as compiled_local, nlp as compiled
+from ctrlode_casadi.ocp.compiled.nlp import CompiledNLP, oracle
 from ctrlode_casadi.ocp.groups import NLP, OBJECTIVE, Group
 
 W = simd_width("float64")

@@ -13,7 +13,7 @@ import pytest
 
 from ctrlode_casadi import RK4, Chain, ControlledODE, Dense
 from ctrlode_casadi.ocp import symbolic
-from ctrlode_casadi.ocp.compiled import oracle
+from ctrlode_casadi.ocp.compiled.nlp import oracle
 from ctrlode_casadi.ocp.groups import NLP, OBJECTIVE, Group
 from ctrlode_casadi.ocp.oracle import Oracle
 

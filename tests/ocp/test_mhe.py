@@ -13,7 +13,7 @@ import scipy.linalg
 import scipy.optimize
 
 import ctrlode_casadi as co
-from ctrlode_casadi.ocp.mpc_program import Program
+from ctrlode_casadi.ocp.mpc.program import Program
 
 A = np.array([[0.0, 1.0], [-2.0, -0.3]])
 B = np.array([[0.0], [1.0]])

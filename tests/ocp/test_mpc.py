@@ -15,7 +15,7 @@ import scipy.linalg
 import ctrlode_casadi as co
 from ctrlode_casadi.ocp.drive import plan_of
 from ctrlode_casadi.ocp.guess import make_guess
-from ctrlode_casadi.ocp.mpc_shift import make_shift
+from ctrlode_casadi.ocp.mpc.shift import make_shift
 from ctrlode_casadi.ocp.transcription import transcribe
 
 A = np.array([[0.0, 1.0], [-0.5, 0.2]])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ctrlode_casadi as co
-from ctrlode_casadi.ocp.mpc_program import Program
+from ctrlode_casadi.ocp.mpc.program import Program
 from ctrlode_casadi.ocp.solvers import Result
 
 

@@ -1,0 +1,1 @@
+"""Checks of derivatives against each other, with reasons where they differ."""

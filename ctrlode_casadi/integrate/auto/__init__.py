@@ -1,0 +1,1 @@
+"""The automatic choice between an explicit and a stiff method."""

@@ -1,0 +1,1 @@
+"""Events: simulation in phases between them, and its derivatives."""

@@ -1,0 +1,1 @@
+"""CasADi's integrators as solvers of the package."""

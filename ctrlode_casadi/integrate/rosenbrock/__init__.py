@@ -1,0 +1,1 @@
+"""Rosenbrock methods: settings, coefficients, Jacobians, DAEs."""

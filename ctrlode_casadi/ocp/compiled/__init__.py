@@ -1,0 +1,1 @@
+"""NLP functions compiled over all elements of a group."""
