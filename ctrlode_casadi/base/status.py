@@ -30,7 +30,8 @@ _MESSAGES = {
     Status.SUCCESS: "The trajectory reached the last save time.",
     Status.NON_FINITE: (
         "The state or its derivative became infinite or NaN: use smaller or bounded parameters, smaller steps "
-        "(steps_per_interval, rtol), or check the model at this initial state and control."
+        "(steps_per_interval, rtol), Rodas5P() where the model is stiff, or check the model at this initial state and "
+        "control."
     ),
     Status.MAX_STEPS: (
         "The step limit was reached before the last save time: raise max_steps, or loosen rtol and atol; where the "

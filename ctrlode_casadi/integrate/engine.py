@@ -396,6 +396,5 @@ class Engine:
         )  # fmt: skip
         if not keep:
             return sizes
-        fit = workspace.TAPE_BYTES // sizes.row_bytes
-        fit = min(fit, rows)
+        fit = min(workspace.TAPE_BYTES // sizes.row_bytes, rows)
         return replace(sizes, tape_rows=0 if self.method.adaptive and fit < 2 else fit)

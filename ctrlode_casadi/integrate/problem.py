@@ -163,6 +163,16 @@ def check_seeds(name: str, value: object, batch: Batch, nx: int, dtype: np.dtype
     return np.ascontiguousarray(array)
 
 
+def check_state_change(batch: Batch, dx0: Any, nx: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Change of the initial states, (B, nx) or (1, nx); zero by default."""
+    if dx0 is None:
+        return np.zeros((1, nx), dtype)
+    change = check_states("dx0", dx0, nx, dtype)
+    if change.shape[0] not in (1, batch.size):
+        raise DataError(f"dx0: axis 0 must have B={batch.size} entries or 1, it has {change.shape[0]}")
+    return change
+
+
 def check_change(batch: Batch, du: Any, dtype: np.dtype[Any]) -> Any:
     """Change of the control values: an array like the values, a list for a list of controls, or None."""
     if du is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,36 +9,30 @@ import casadi as ca
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base.errors import DataError, ModelError, SolverError, UnsupportedOperation, unknown_name
 from ..base.processors import available_threads
-from ..base.status import Status
 from ..model.ode import ControlledODE
-from ..model.system import system_of
 from . import problem
-from .auto.engine import AutoSweep
-from .auto.solver import Auto, solver_named
 from .batch import Batch
-from .build import compiled_only
+from .collect import collected
 from .cost_model import Selection
 from .derivatives import Derivatives
 from .forward_vjp import ForwardProducts
 from .hybrid.engine import HybridEngine
 from .hybrid.events import Event, EventLog, EventSettings, event_settings
 from .hybrid.paths import EventPaths
-from .integrators.checks import check_use, resolved
+from .inputs import Inputs
+from .integrators.checks import resolved
 from .integrators.solvers import CasadiIntegrator
 from .paths import Paths
-from .results import CallWork, Sweep
-from .rosenbrock.solvers import RosenbrockMethod
+from .results import CallWork, Sweep, new_sweep
 from .sensitivity import Sensitivity, sensitivity_of
-from .solvers import OneStep, Tsit5, _positive
+from .settings import check_settings
+from .solvers import OneStep
 from .threads import limited
 from .trajectories import Trajectories
 
 if TYPE_CHECKING:
     from .compare import SensitivityReport
-
-_BACKENDS = ("auto", "compiled", "casadi")
 
 
 class Simulator:
@@ -56,8 +49,8 @@ class Simulator:
         adaptive.
     sensitivity
         How `vjp` and objectives compute gradients: "adjoint" (discrete), "forward", "auto" (the faster of them, by a
-        cost model), or ``Adjoint(checkpoints=k)``,
-        ``Forward(chunk=m)``; `ContinuousAdjoint` with CVODES and IDAS, where "auto" and "adjoint" mean that.
+        cost model), ``Adjoint(checkpoints=k)``, ``Forward(chunk=m)``; `ContinuousAdjoint` with CVODES and IDAS, where
+        "auto" and "adjoint" mean that.
     backend
         "compiled": machine code on lanes of trajectories. "casadi": CasADi's virtual machine, one trajectory at a
         time. "auto" (default): compiled, or CasADi with a warning when the model contains an operation that has no
@@ -67,8 +60,7 @@ class Simulator:
     dtype
         "float64" (default) or "float32"; all arrays must have it. Times are always float64.
     events
-        One `Event` or several: conditions that make the state jump, end a trajectory, or are only listed in
-        ``sol.events``.
+        One `Event` or several: conditions that make the state jump, end a trajectory, or are listed in ``sol.events``.
     max_events
         Most events of one trajectory; with more its status is TOO_MANY_EVENTS.
     event_spacing
@@ -111,40 +103,10 @@ class Simulator:
         event_spacing: float | None = None,
         time_limit: float | None = None,
     ) -> None:
-        if not isinstance(model, ControlledODE):
-            raise ModelError(f"model: expected a ControlledODE, got {type(model).__name__}")
-        solver = Tsit5() if solver is None else solver_named(solver)
-        if not isinstance(solver, OneStep | CasadiIntegrator):
-            raise SolverError(f"solver: expected 'auto' or one such as Tsit5(), Rodas5P() or CVODES(), got {solver!r}")
-        if backend not in _BACKENDS:
-            raise SolverError(unknown_name("backend", backend, _BACKENDS))
-        if dtype not in ("float64", "float32"):
-            raise SolverError(unknown_name("dtype", dtype, ("float64", "float32")))
-        if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-            raise SolverError(f"threads: expected an integer of at least 1 or None, got {threads!r}")
-        if backend == "casadi" and isinstance(solver, RosenbrockMethod | Auto):
-            raise compiled_only(solver, "backend='casadi' was asked for")
-        if isinstance(solver, Auto) and events:
-            raise SolverError("events: solver='auto' does not take events; use Tsit5(), or Rodas5P() if stiff")
-        if model.is_dae and not solver.integrates_dae:
-            what = f"nz={model.nz}" if model.nz else "singular mass matrix"
-            raise ModelError(
-                f"model: {type(solver).__name__} cannot integrate a DAE ({what}); use Rodas5P(), or IDAS() for a model "
-                f"with algebraic variables"
-            )
-        check_use(solver, model, backend, bool(events))
-        system = system_of(model) if isinstance(solver, RosenbrockMethod | Auto) else model
-        atol = getattr(solver, "atol", 0.0)
-        if isinstance(atol, tuple) and len(atol) != system.nx:
-            names = f"nx={model.nx}" if system.nx == model.nx else f"nx + nz = {system.nx}"
-            raise SolverError(f"solver: atol must have {names} entries, one per state, it has {len(atol)}")
+        solver, system = check_settings(model, solver, backend, threads, dtype, bool(events), time_limit)
         self._model, self._solver, self._dtype = model, solver, np.dtype(dtype)
-        self._system = system
         self._sensitivity = resolved(solver, sensitivity_of(sensitivity))
-        self._threads = threads
-        if time_limit is not None:
-            _positive("Simulator", "time_limit", time_limit)
-        self._time_limit = time_limit
+        self._threads, self._time_limit = threads, time_limit
         self._events = event_settings(model, () if events is None else events, max_events, event_spacing)
         self._paths = (
             EventPaths(system, solver, backend, self._dtype, threads, self._events)
@@ -155,8 +117,7 @@ class Simulator:
         forward = ForwardProducts(system, cast(OneStep, solver), self._dtype, threads) if chunked else None
         selection = Selection(system.rhs, solver, self.dtype, self.threads)
         self._derivatives = Derivatives(system, self._paths, self._sensitivity, forward, selection)
-        self._recent: list[tuple[Any, NDArray[np.float64], int, Batch]] = []
-        self._lock = threading.RLock()
+        self._inputs = Inputs(model, system, self._dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as its settings; the copy compiles, or finds its code in the cache, when first used."""
@@ -250,34 +211,16 @@ class Simulator:
             For shapes, types or times that do not fit.
         """
         p = problem.check_parameters(self._model, p, self._dtype)
-        x0, batch = self._batch(x0, controls, ts)
-        x0, nx = self._with_guess(x0, z0), self._model.nx
-        if batch.size == 0:
-            events: list[EventLog] | None = [] if self.events else None
-            x, sweep = np.zeros((0, batch.n_save, x0.shape[1]), self._dtype), _empty_sweep()
-        else:
-            x, sweep, events = self._simulate(batch, x0, p)
-        times = batch.ts[0].copy() if batch.ts.shape[0] == 1 else np.where(
-            np.arange(batch.n_save) < batch.counts[:, None], batch.ts, np.nan
-        )  # fmt: skip
-        stats: dict[str, NDArray[Any]] = {
-            "n_steps": sweep.n_steps,
-            "n_rejected": sweep.n_rejected,
-            "n_rhs": sweep.n_rhs,
-        }
-        if isinstance(self._solver, Auto):
-            stats["stiff"] = sweep.stiff if isinstance(sweep, AutoSweep) else np.ones(batch.size, np.bool_)
-        status = [Status(int(code)) for code in sweep.status]
-        for b in range(batch.size if batch.ts.shape[0] > 1 else 0):
-            x[b, batch.counts[b] :] = np.nan
-        z = np.ascontiguousarray(x[..., nx:]) if x.shape[2] > nx else None
-        x = x if z is None else np.ascontiguousarray(x[..., :nx])
-        return Trajectories(times, x, status, stats, self._model, batch.controls, p, events, z)
+        x0, batch = self._inputs.batch(x0, controls, ts)
+        x, sweep, events = self._simulate(batch, self._inputs.with_guess(x0, z0), p)
+        return collected(self._model, self._solver, batch, p, x, sweep, events)
 
     def _simulate(
         self, batch: Batch, x0: NDArray[Any], p: NDArray[Any]
     ) -> tuple[NDArray[Any], Sweep, list[EventLog] | None]:
         """States, the sweep's report, and the events of each trajectory, None for a simulator without."""
+        if batch.size == 0:
+            return np.zeros((0, batch.n_save, x0.shape[1]), self._dtype), new_sweep(0), [] if self.events else None
         engine = self._paths.engine(batch.size)
         if isinstance(engine, HybridEngine):
             made = engine.run(batch, x0, p)
@@ -315,14 +258,14 @@ class Simulator:
         """
         p = problem.check_parameters(self._model, p, self._dtype)
         shape = np.shape(x0)
-        x0, batch = self._batch(x0, controls, ts)
+        x0, batch = self._inputs.batch(x0, controls, ts)
         seeds = problem.check_seeds("xbar", xbar, batch, self._model.nx, self._dtype)
         if batch.size == 0:
             listed = isinstance(controls, list | tuple)
             bars = [np.zeros_like(c.values[0]) for c in controls] if listed else None
             u_bar = bars if listed or controls is None else np.zeros_like(controls.values)
             return np.zeros(self._model.np, self._dtype), np.zeros(shape, self._dtype), u_bar
-        nx, x0 = self._model.nx, self._with_guess(x0, z0)
+        nx, x0 = self._model.nx, self._inputs.with_guess(x0, z0)
         if x0.shape[1] > nx:
             seeds = np.concatenate([seeds, np.zeros((*seeds.shape[:2], x0.shape[1] - nx), self._dtype)], axis=2)
         p_bar, x0_bar, u_bar = self._derivatives.vjp(x0, batch, p, seeds)
@@ -355,17 +298,12 @@ class Simulator:
             (B, T, nx); NaN where a trajectory failed.
         """
         p = problem.check_parameters(self._model, p, self._dtype)
-        x0, batch = self._batch(x0, controls, ts)
+        x0, batch = self._inputs.batch(x0, controls, ts)
         dp = np.zeros_like(p) if dp is None else problem.check_parameters(self._model, dp, self._dtype, "dp")
         nx = self._model.nx
-        if dx0 is None:
-            dx0 = np.zeros((1, nx), self._dtype)
-        else:
-            dx0 = problem.check_states("dx0", dx0, nx, self._dtype)
-            if dx0.shape[0] not in (1, batch.size):
-                raise DataError(f"dx0: axis 0 must have B={batch.size} entries or 1, it has {dx0.shape[0]}")
+        dx0 = problem.check_state_change(batch, dx0, nx, self._dtype)
         du = problem.check_change(batch, du, self._dtype)
-        y0 = self._with_guess(x0, z0)
+        y0 = self._inputs.with_guess(x0, z0)
         dy0 = np.zeros_like(y0)
         dy0[:, :nx] = dx0
         return np.ascontiguousarray(self._derivatives.along(y0, batch, p, dp, dy0, du)[..., :nx])
@@ -388,21 +326,12 @@ class Simulator:
             times is kept: X is NaN where it is given otherwise.
         """
         if knots:
-            return self._switching(ts, controls, form)
+            from .switching import switching_simulation
+
+            return switching_simulation(self, ts, controls, form)
         from .callback import casadi_simulation
 
         return casadi_simulation(self, ts, controls, form)
-
-    def _switching(self, ts: Any, controls: Any, form: str) -> ca.Function:
-        """`to_casadi` with the knots as an input."""
-        from .switching import switching_function
-
-        if form == "callback" or self.events:
-            raise UnsupportedOperation(
-                "knots: the knots are an input of the expression of a simulation only, form='expression' and without "
-                "events"
-            )
-        return switching_function(self._model, cast(OneStep, self._solver), ts, controls)
 
     def __repr__(self) -> str:
         m = self._model
@@ -469,43 +398,3 @@ class Simulator:
         from .compare import compare
 
         return compare(self, x0, controls, p, ts, xbar, seconds)
-
-    # --- parts ---------------------------------------------------------------------------------------------------
-
-    def _batch(self, x0: Any, controls: Any, ts: Any) -> tuple[NDArray[Any], Batch]:
-        """Checked initial states and batch; the prepared data of recent batches are used again."""
-        shared = not problem.is_ragged(ts) and not isinstance(controls, list | tuple)
-        if shared and isinstance(ts, np.ndarray) and ts.dtype == np.float64 and ts.ndim == 1:
-            size = self._size_of(x0, controls)
-            with self._lock:
-                for control, times, count, batch in self._recent:
-                    if control is controls and count == size and np.array_equal(times, ts):
-                        states = problem.check_states("x0", x0, self._model.nx, self._dtype)
-                        return np.ascontiguousarray(np.broadcast_to(states, (count, self._model.nx))), batch
-            states, batch = problem.make_batch(self._model, x0, controls, ts, self._dtype)
-            with self._lock:
-                self._recent = [(controls, ts.copy(), batch.size, batch), *self._recent[:3]]
-            return states, batch
-        return problem.make_batch(self._model, x0, controls, ts, self._dtype)
-
-    def _with_guess(self, x0: NDArray[Any], z0: Any) -> NDArray[Any]:
-        """Initial states (B, nx) followed by a guess of the algebraic variables, where the solver integrates those."""
-        nz = self._model.nz
-        if z0 is not None and not nz:
-            raise DataError("z0: the model has no algebraic variables (nz=0), leave it out")
-        if self._system.nx + self._system.nz == self._model.nx:
-            return x0
-        guess = self._model.z0.astype(self._dtype)[None] if z0 is None else problem.check_guess(z0, nz, self._dtype)
-        if guess.shape[0] not in (1, x0.shape[0]):
-            raise DataError(f"z0: axis 0 must have B={x0.shape[0]} entries or 1, it has {guess.shape[0]}")
-        return np.concatenate([x0, np.broadcast_to(guess, (x0.shape[0], nz))], axis=1)
-
-    def _size_of(self, x0: Any, controls: Any) -> int:
-        """Number of trajectories, -1 where the inputs do not agree."""
-        states = problem.check_states("x0", x0, self._model.nx, self._dtype).shape[0]
-        others = problem.check_controls(controls, self._model.nu, self._dtype)
-        return states if others == 1 else others if states in (1, others) else -1
-
-
-def _empty_sweep() -> Sweep:
-    return Sweep(*np.zeros((5, 0), np.int64))

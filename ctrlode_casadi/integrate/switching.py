@@ -8,7 +8,7 @@ included: a knot that moves makes the step before it longer and the one after it
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Protocol
 
 import casadi as ca
 import numpy as np
@@ -21,6 +21,31 @@ from ..controls.kinds import PiecewiseConstant, PiecewiseLinear
 from ..model.ode import ControlledODE
 from .expressions import ExplicitSolver, _count, _polynomial_step, _slack, _tableau, check_single
 from .problem import check_times
+
+
+class SimulatorLike(Protocol):
+    """What is asked of a simulator."""
+
+    @property
+    def model(self) -> ControlledODE:
+        """The model."""
+
+    @property
+    def solver(self) -> Any:
+        """The solver."""
+
+    @property
+    def events(self) -> tuple[Any, ...]:
+        """The events."""
+
+
+def switching_simulation(sim: SimulatorLike, ts: Any, controls: Control | None, form: str) -> ca.Function:
+    """`switching_function` of a simulator; events and the compiled form are refused."""
+    if form == "callback" or sim.events:
+        raise UnsupportedOperation(
+            "knots: the knots are an input of the expression of a simulation only, form='expression' and without events"
+        )
+    return switching_function(sim.model, sim.solver, ts, controls)
 
 
 def switching_function(model: ControlledODE, solver: ExplicitSolver, ts: Any, controls: Control | None) -> ca.Function:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import casadi as ca
 import numpy as np
@@ -167,8 +167,7 @@ class Transcription:
     def _collocated(
         self, x: Float64Array, values: Float64Array, tf: float, p: Float64Array, t0: float, duration: float
     ) -> Trajectory:
-        states, mesh, d = self.states, self.plan.mesh, self.reduction.problem
-        assert isinstance(states, CollocationStates)
+        states, mesh, d = cast(CollocationStates, self.states), self.plan.mesh, self.reduction.problem
         u = np.clip(self.control.evaluate(values, states.fractions), d.u_lb, d.u_ub)
         if self.control.kind == "collocation":
             u[np.concatenate(states.points)] = values

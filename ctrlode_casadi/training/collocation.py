@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import casadi as ca
 import numpy as np
@@ -66,8 +67,7 @@ class Collocation(Scheme):
         draft.add_path(inner.places.reshape(-1, nx), trajectory, inner.times.ravel(), u)
 
     def refine(self, draft: Draft, read: Read, theta: Float64Array) -> tuple[Grid, Float64Array] | None:
-        inner, grid = self._inner, draft.grid
-        assert inner is not None
+        inner, grid = cast(Inner, self._inner), draft.grid
         nodes, points = read(draft.nodes), read(inner.places)
         p = theta[: draft.problem.n_params]
         error = local_errors(draft, self._rule, nodes[grid.left], points, p)

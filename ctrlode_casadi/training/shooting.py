@@ -48,10 +48,10 @@ class Shooting(Scheme):
     def __init__(self, solver: RungeKutta, steps: int | None, accuracy: float | None) -> None:
         self._solver, self._tableau = solver, solver.tableau
         self._fixed, self._accuracy = steps, accuracy
-        self._counts: IntArray | None = None
+        self._counts: IntArray = np.zeros(0, np.int64)
 
     def add(self, draft: Draft) -> None:
-        if self._counts is None:
+        if not self._counts.size:
             self._counts = self._first(draft.grid)
             self._counts = self._refined(draft, draft.states, draft.task.p0, FIRST_STEPS)
         self.evaluations = int(self._counts.sum()) * self._tableau.main
@@ -59,7 +59,6 @@ class Shooting(Scheme):
         node_path(draft)
 
     def refine(self, draft: Draft, read: Read, theta: Float64Array) -> tuple[Grid, Float64Array] | None:
-        assert self._counts is not None
         nodes, before = read(draft.nodes), self._counts
         self._counts = self._refined(draft, nodes, theta, MOST_STEPS)
         return (draft.grid, nodes) if (self._counts > before).any() else None
@@ -74,7 +73,6 @@ class Shooting(Scheme):
 
     def _refined(self, draft: Draft, states: Float64Array, theta: Float64Array, most: int) -> IntArray:
         """Steps, `most` at most, with which doubling them changes no interval's end by more than the accuracy."""
-        assert self._counts is not None
         counts = self._counts.copy()
         if self._accuracy is None or self._fixed is not None or not self._solver.adaptive:
             return counts

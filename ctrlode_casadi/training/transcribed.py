@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -68,8 +69,7 @@ class Transcribed:
     def _scheme(self, task: Task, settings: Settings) -> Scheme:
         if self.name == "collocation":
             return Collocation(settings.rule, settings.accuracy)
-        solver = task.objective.problem.machine.solver
-        assert isinstance(solver, RungeKutta)
+        solver = cast(RungeKutta, task.objective.problem.machine.solver)
         return Shooting(solver, settings.steps, settings.accuracy)
 
 

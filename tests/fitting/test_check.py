@@ -38,6 +38,27 @@ def test_a_kink_of_a_function_is_named(expression: Any, text: str) -> None:
     assert "lies on a kink" in str(report) and text in str(report)
 
 
+def test_a_jump_of_a_function_is_named() -> None:
+    report = co.check_gradient(function(lambda x: ca.if_else(x[0] > 1, x[1], 2 * x[1])), [1.0, 2.0])
+    assert not report.agrees
+    assert "p lies on a jump" in str(report) and "lt(1, x[0])" in str(report)
+
+
+def test_an_infinite_derivative_is_named() -> None:
+    report = co.check_gradient(function(lambda x: ca.sqrt(x[0])), [0.0, 2.0])
+    assert not report.agrees and "the derivative is infinite or NaN here" in str(report)
+
+
+def test_differences_shrink_until_no_trajectory_fails() -> None:
+    def robertson(t: Any, x: Any, u: Any, p: Any) -> list[Any]:
+        slow, fast, medium = p[0] * x[0], p[1] * x[1] * x[2], p[2] * x[1] ** 2
+        return [-slow + fast, slow - fast - medium, medium]
+
+    sim = co.Simulator(co.ControlledODE(robertson, nx=3, params=3), co.Rodas5P(rtol=1e-8, atol=1e-14))
+    report = co.check_gradient(sim, [1.0, 0.0, 0.0], None, [0.04, 1e4, 3e7], [0.0, 40.0])
+    assert report.agrees, report
+
+
 def test_a_derivative_that_is_wrong_is_not_explained_away() -> None:
     class Wrong(ca.Callback):
         def __init__(self) -> None:

@@ -207,6 +207,7 @@ def test_lists_float32_the_casadi_path_and_copies() -> None:
 
 BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "kind": (lambda: co.Simulator(ball(), events=[3.0]), co.ModelError, r"events\[0\]: expected an Event"),
+    "no list": (lambda: co.Simulator(ball(), events=3.0), co.ModelError, "events: expected an Event or a list of them"),
     "condition": (lambda: co.Event(3.0), co.ModelError, "condition: expected a callable"),
     "jump": (lambda: co.Event(lambda t, x, u, p: x[0], 1.0), co.ModelError, "jump: expected a callable"),
     "direction": (lambda: co.Event(lambda t, x, u, p: x[0], direction=2), co.ModelError, "direction: expected -1"),

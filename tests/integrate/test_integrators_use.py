@@ -52,6 +52,7 @@ def test_settings() -> None:
     assert co.CVODES().order == 5
     assert co.CVODES(method="adams").order == 12
     assert co.Collocation(degree=3).order == 5
+    assert co.Collocation(3, "radau") == co.Collocation(degree=3)  # the order of API.md
     assert co.Collocation(degree=3, scheme="legendre").order == 6
     assert co.ERK().adaptive
     assert not co.ERK(steps_per_interval=2).adaptive

@@ -11,6 +11,8 @@ from .targets import Target
 
 #: Levels of Richardson's extrapolation, each with half the step.
 LEVELS = 10
+#: How often a step at which a trajectory fails is made smaller, and how much.
+FAILURES, SHRINK = 12, 8.0
 #: Difference from the gradient, in tolerances of the solver, that the choice of adaptive steps may explain.
 TOLERANCES = 1e4
 #: Largest part of the gradient that it may explain, whatever the tolerance.
@@ -24,20 +26,19 @@ AGREE = "agree"
 def richardson(target: Target, z: Float64Array, v: Float64Array, first: float, noise: float) -> tuple[float, float]:
     """Derivative along v by Ridders' extrapolation of central differences, and its estimated error.
 
-    C. J. F. Ridders, Adv. Eng. Software 4 (1982) 75. Steps at which a trajectory fails are skipped. `noise` is the
-    error of the function itself, from the choice of steps: it counts ``noise / step``, so that large steps are
-    preferred.
+    C. J. F. Ridders, Adv. Eng. Software 4 (1982) 75. Where a trajectory fails, steps shrink until none does.
+    `noise` is the error of the function itself, from the choice of steps: it counts ``noise / step``, so that large
+    steps are preferred.
     """
     best, error = float("nan"), float("inf")
     previous: list[float] = []
-    step = first
-    for _ in range(LEVELS):
+    step, levels, failures = first, 0, 0
+    while levels < LEVELS and failures <= FAILURES:
         row = [(target.value(z + step * v) - target.value(z - step * v)) / (2 * step)]
-        blur = noise / step
-        step /= 2
         if not np.isfinite(row[0]):
-            previous = []
+            previous, failures, step = [], failures + 1, step / SHRINK
             continue
+        blur, levels, step = noise / step, levels + 1, step / 2
         for j, coarse in enumerate(previous):
             row.append(row[j] + (row[j] - coarse) / (4.0 ** (j + 1) - 1))
             guess = max(abs(row[j + 1] - row[j]), abs(row[j + 1] - coarse)) + blur
@@ -84,8 +85,10 @@ def first_step(target: Target, z: Float64Array, v: Float64Array) -> float:
 def slopes(target: Target, z: Float64Array, v: Float64Array, gradient: Float64Array) -> Slopes:
     """All derivatives along v."""
     scale = float(np.linalg.norm(gradient))
+    with np.errstate(invalid="ignore"):
+        along = float(gradient @ v)
     difference = richardson(target, z, v, first_step(target, z, v), target.tolerance * scale)
-    return Slopes(float(gradient @ v), target.along(z, v), *difference, scale)
+    return Slopes(along, target.along(z, v), *difference, scale)
 
 
 def reason(target: Target, z: Float64Array, v: Float64Array, gradient: Float64Array, s: Slopes) -> str:
@@ -93,6 +96,8 @@ def reason(target: Target, z: Float64Array, v: Float64Array, gradient: Float64Ar
     apart, exact = abs(s.adjoint - s.tangent), 1e-3 if target.single else 1e-8
     if target.continuous:
         exact = max(exact, min(TOLERANCES * target.tolerance, 0.1))
+    if not np.isfinite([s.adjoint, s.tangent]).all():
+        return "the derivative is infinite or NaN here, as that of sqrt(x) at 0; move p, or write the model without it"
     if not apart <= exact * s.size:
         return _sweeps_differ(target, z, v, s, apart / s.size)
     if not np.isfinite(s.difference):
@@ -174,7 +179,8 @@ def _kink(target: Target, z: Float64Array, v: Float64Array, s: Slopes) -> str:
     near = nearest <= 0.1 * s.gap
     jump = 0.0 if near else _jump(target, z, v)
     if not near and not jump > 0.1 * s.gap:
-        return ""
+        step = _step(target, z, v)
+        return f"p lies on a jump: values ahead and behind differ by {step:.1e}{_branch(target, z, v)}" if step else ""
     where = _branch(target, z, v)
     if near:
         return (
@@ -200,6 +206,14 @@ def _branch(target: Target, z: Float64Array, v: Float64Array) -> str:
     widths = (width, 10 * width, first_step(target, z, v))
     where = next(filter(None, (target.switch(z - h * v, z + h * v) for h in widths)), "")
     return f"; {where}" if where else ""
+
+
+def _step(target: Target, z: Float64Array, v: Float64Array) -> float:
+    """How far values on both sides of z stay apart as the distance shrinks; zero for a function without a jump."""
+    least = max(1e-5, float(np.sqrt(target.tolerance)))
+    wide, close = (abs(target.value(z + h * v) - target.value(z - h * v)) for h in (10 * least, least))
+    noise = 100 * max(target.tolerance, 1e-12) * abs(target.value(z))
+    return close if max(0.5 * wide, noise) < close < 2 * wide else 0.0
 
 
 def _unknown(s: Slopes) -> str:

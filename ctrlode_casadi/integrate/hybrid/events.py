@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -118,6 +118,8 @@ def event_settings(
     model: ControlledODE, events: Event | Sequence[Event], max_events: int, spacing: float | None
 ) -> EventSettings:
     """Check what a simulator was given, and write conditions and jumps as functions."""
+    if not isinstance(events, Event | Iterable):
+        raise ModelError(f"events: expected an Event or a list of them, got {type(events).__name__}")
     listed = [events] if isinstance(events, Event) else list(events)
     for k, event in enumerate(listed):
         if not isinstance(event, Event):

@@ -344,12 +344,12 @@ class Collocation(CasadiIntegrator):
 
     Examples
     --------
-    >>> Collocation(degree=4, scheme="legendre").order
+    >>> Collocation(4, "legendre").order
     8
     """
 
-    degree: int = 3
-    scheme: str = "radau"
+    degree: int = field(default=3, kw_only=False)
+    scheme: str = field(default="radau", kw_only=False)
     steps_per_interval: int = 1
 
     plugin: ClassVar[str] = "collocation"
