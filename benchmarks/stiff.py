@@ -4,7 +4,7 @@ Robertson to t = 1e4 and HIRES to t = 321.8122. The rate constants are drawn log
 and differ from trajectory to trajectory; the gradient is that of a weighted sum of the final states with respect to
 every trajectory's own constants. Sides take turns in processes of their own. Ours is called twice per turn, once for
 the states and once for the gradient, because `Simulator.vjp` returns no states. Errors are relative to a run of ours at
-rtol 1e-11, itself compared with cvodes at rtol 1e-10.
+rtol 1e-11, itself compared with cvodes at rtol 1e-7, below which the adjoint of cvodes gives up on HIRES.
 """
 
 from __future__ import annotations
@@ -242,9 +242,9 @@ def compare(name: str, batch: int, rtol: float, threads: int, rounds: int) -> li
     """Rows of the table for one problem."""
     exact = Ours(PROBLEMS[name], batch, 1e-11, threads).run()
     few = min(batch, 20)
-    check = CvodesLoop(PROBLEMS[name], few, 1e-10, 1).run()
+    check = CvodesLoop(PROBLEMS[name], few, 1e-7, 1).run()
     own = [error(np.asarray(a)[:few], b) for a, b in zip(exact, check)]
-    print(f"{name}: reference against cvodes at rtol 1e-10: states {own[0]:.1e}, gradient {own[1]:.1e}")
+    print(f"{name}: reference against cvodes at rtol 1e-7: states {own[0]:.1e}, gradient {own[1]:.1e}")
     sides = [side for side in SIDES if side != "diffrax" or importlib.util.find_spec("diffrax")]
     workers: list[Worker] = []
     for side in sides:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base.errors import CtrlodeError
+from ..base.errors import CtrlodeError, DataError
 from ..model.ode import ControlledODE
 from .integrators.solvers import CVODES, CasadiIntegrator
 from .results import CallWork
@@ -164,7 +164,11 @@ def compare(sim: Comparable, x0: Any, controls: Any, p: Any, ts: Any, xbar: Any,
 
 
 def _size(sim: Comparable, x0: Any, controls: Any, p: Any, ts: Any) -> int:
-    return len(sim(x0, controls, p, ts).status)
+    """Number of trajectories; an error where none of them succeeds, since there is then nothing to compare."""
+    sol = sim(x0, controls, p, ts)
+    if len(sol.status) and not sol.success.any():
+        raise DataError(f"compare_sensitivities: no trajectory succeeds at these inputs: {sol.status[0].message}")
+    return len(sol.status)
 
 
 def _control_values(controls: Any) -> int:
@@ -218,7 +222,7 @@ def _continuous(
     sim: Comparable, x0: Any, controls: Any, p: Any, ts: Any, seeds: Any, reference: NDArray[Any], seconds: float
 ) -> list[SensitivityRow]:
     """The continuous adjoint of CVODES, at the tolerances of the solver or at 1e-8."""
-    if sim.dtype != "float64" or isinstance(sim.solver, CVODES):
+    if sim.dtype != "float64" or isinstance(sim.solver, CVODES) or sim.model.is_dae:
         return []
     rtol = float(getattr(sim.solver, "rtol", 1e-8)) if sim.solver.adaptive else 1e-8
     name = "continuous adjoint, CVODES"

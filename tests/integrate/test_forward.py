@@ -145,3 +145,9 @@ def test_comparison_names_the_fastest() -> None:
     assert report.fastest.name in report.reason and "10 directions" in report.reason
     assert all(name in str(report) for name in names)
     assert Columns((0, 3)).n == 3
+
+
+def test_nothing_is_compared_where_every_trajectory_fails() -> None:
+    sim = co.Simulator(co.ControlledODE(lambda t, x, u, p: p * x**2, nx=1, params=1), co.Tsit5())
+    with pytest.raises(co.DataError, match="no trajectory succeeds"):
+        sim.compare_sensitivities([2.0], None, [1.0], [0.0, 1.0])
