@@ -61,6 +61,8 @@ def _bound(name: str, value: Any, n: int, missing: float) -> Float64Array:
     if isinstance(value, (list, tuple)):
         value = [missing if v is None else v for v in value]
     array = np.asarray(floats(name, value, finite=False), dtype=np.float64)
+    if array.ndim > 1 and array.size == n:  # a column, or the shape of a block of parameters
+        array = array.reshape(-1)
     if array.shape not in ((), (n,)):
         raise DataError(f"{name}: expected a number or shape ({n},), got {array.shape}")
     if np.isnan(array).any():

@@ -26,6 +26,7 @@ from .points import (
     add_ends,
     add_point_constraint,
     control_at,
+    held,
     integral_rows,
     mixed_control,
     quadratures,
@@ -195,6 +196,9 @@ def _path(h: Horizon, states: CollocationStates, points: Points) -> None:
     )
     covered = np.isin(at_breaks.states[:, 0], points.states[:, 0])
     for c in d.path:
+        if held(h, c):
+            add_point_constraint(h, c, at_breaks.select(slice(None, -1)))
+            continue
         add_point_constraint(h, c, points)
         if c.soft is not None or (c.uses_control and h.control.kind == "collocation"):
             continue

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..base.arrays import Float64Array
 from .assembly import GLOBAL, Assembler
+from .checks import depends_on
 from .controls import ControlGrid
 from .definition import Definition, EndConstraint, PointConstraint, Soft
 from .elements import Element, join
@@ -89,6 +90,12 @@ class Points:
             self.states[which],
             self.weights[which],
         )
+
+
+def held(h: Horizon, c: PointConstraint) -> bool:
+    """Whether a constraint has one value per interval: imposed twice, its rows would be the same."""
+    known = (depends_on(c.function, 0), depends_on(c.function, 1))
+    return h.control.kind == "constant" and c.soft is None and c.uses_control and not any(known)
 
 
 def control_at(h: Horizon, points: Points) -> tuple[IntArray, Float64Array, list[IntArray]]:

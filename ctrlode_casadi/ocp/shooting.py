@@ -22,6 +22,7 @@ from .points import (
     Points,
     add_ends,
     add_point_constraint,
+    held,
     integral_rows,
     quadratures,
     slack_variables,
@@ -93,7 +94,8 @@ def transcribe_multiple(h: Horizon, guess: Guess, solver: RungeKutta) -> Shootin
     nodes = Points(mesh.breaks, stages, *mesh.locate(mesh.breaks), places, _node_weights(mesh.lengths))
     for c in d.path:
         fixed_start = not c.uses_control and np.isfinite(d.x_start).all()
-        add_point_constraint(h, c, nodes.select(slice(1, None) if fixed_start else slice(None)))
+        last = -1 if held(h, c) else None
+        add_point_constraint(h, c, nodes.select(slice(1 if fixed_start else 0, last)))
     add_ends(h, places[0], places[-1])
     return ShootingStates(mesh.breaks, places, defects)
 

@@ -10,7 +10,7 @@ from .definition import Definition, PointConstraint
 from .elements import Element, join
 from .groups import OBJECTIVE, IntArray
 from .guess import Guess
-from .points import Horizon, Slacks, boundary_rows, integral_rows, quadratures, slack_variables
+from .points import Horizon, Slacks, boundary_rows, held, integral_rows, quadratures, slack_variables
 from .shooting import ShootingStates, bounded_states, inside_rows, inside_values, repeated
 from .simulation import interval_function
 
@@ -70,7 +70,7 @@ def transcribe_single(h: Horizon, guess: Guess, solver: RungeKutta) -> ShootingS
     constraints = _constraints(d)
     counts = [(c.inside or 0) + 1 for c in constraints]
     segments = int(np.lcm.reduce(counts)) if counts else 1
-    nodes = [_nodes(d, c, mesh.size) for c in constraints]
+    nodes = [_nodes(h, c) for c in constraints]
     slacks = [_slacks(h, c, which) for c, which in zip(constraints, nodes)]
     ends = [boundary_rows(h, c) for c in d.boundary]
     places = [slack.places for pair in slacks for slack in pair] + [slack.places for slack, _ in ends]
@@ -100,10 +100,11 @@ def _constraints(d: Definition) -> list[PointConstraint]:
     return [*d.path, bounds] if lb.size else list(d.path)
 
 
-def _nodes(d: Definition, c: PointConstraint, n: int) -> IntArray:
+def _nodes(h: Horizon, c: PointConstraint) -> IntArray:
     """Breaks where a constraint is imposed: not at the start where nothing can be chosen there."""
+    d, n = h.problem, h.control.mesh.size
     fixed = not c.uses_control and (c.name == "state bounds" or bool(np.isfinite(d.x_start).all()))
-    return np.arange(1 if fixed else 0, n + 1)
+    return np.arange(1 if fixed else 0, n if held(h, c) else n + 1)
 
 
 def _slacks(h: Horizon, c: PointConstraint, which: IntArray) -> tuple[Slacks, Slacks]:

@@ -39,6 +39,34 @@ def test_path_constraint(method: str) -> None:
     assert sol.verify().violation["speed"] < 1e-4
 
 
+def test_equality_of_held_controls_stands_once_per_interval(method: str) -> None:
+    """Bryson's maximum range with the direction of flight as two controls of length one: no row may stand twice."""
+    flight = co.ControlledODE(lambda t, x, u, p: [x[2] * u[0], x[2] * u[1], 0.5 - u[1]], nx=3, nu=2)
+    ocp = co.OptimalControlProblem(flight, tf=2.0)
+    ocp.minimize(mayer=lambda x0, xf, tf, p: -xf[0])
+    ocp.bounds(u=(-10.0, 10.0))
+    ocp.initial([0.0, 0.0, 0.0])
+    ocp.terminal([None, 0.1, None])
+    ocp.path(lambda t, x, u, p: u[0] ** 2 + u[1] ** 2, 1.0, 1.0)
+    guess = {"x": [[0.0, 0.0, 0.0], [1.0, 0.1, 1.0]], "u": [0.7, -0.7]}
+    sol = solve(ocp, method, control="constant", guess=guess, degree=5)
+    assert abs(sol.objective + 1.7108875225) < 1e-8
+    nlp, _ = ocp.nlp(method=method, intervals=20, control="constant", guess=guess, degree=5)
+    jacobian = ca.Function("jacobian", [nlp["x"], nlp["p"]], [ca.jacobian(nlp["g"], nlp["x"])])
+    point = np.random.default_rng(0).uniform(0.2, 1.0, nlp["x"].numel())
+    assert np.linalg.matrix_rank(np.array(jacobian(point, 0.0))) == nlp["g"].numel()
+
+
+def test_bounds_of_a_block_have_its_shape() -> None:
+    layout = co.ParameterLayout(gain=(1, 2))
+    model = co.ControlledODE(lambda t, x, u, p: u[0] + p.gain[0, 0] - p.gain[0, 1], nx=1, nu=1, params=layout)
+    ocp = co.OptimalControlProblem(model, p=[0.0, 0.0])
+    ocp.minimize(lagrange=lambda t, x, u, p: u[0] ** 2, mayer=lambda x0, xf, tf, p: xf[0])
+    ocp.initial([0.0])
+    ocp.free_parameters([[-1.0, -2.0]], [[1.0, 3.0]], block="gain")
+    assert np.allclose(ocp.solve(method="collocation", intervals=2).p, [-1.0, 3.0], atol=1e-6)
+
+
 def test_state_bounds_inside_intervals(method: str) -> None:
     """Bounds at the ends of five intervals alone leave the state free between; points inside see it."""
     violations = []

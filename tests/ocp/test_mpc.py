@@ -255,6 +255,14 @@ def test_short_integrator_steps_are_asked_for_once() -> None:
     mpc.step([1.0, 0.0])
 
 
+def test_a_column_of_states_is_a_state() -> None:
+    mpc = co.MPC(double_integrator(), intervals=5)
+    u = mpc.step([0.1, 0.2])
+    for x in ([[0.1], [0.2]], [[0.1, 0.2]], ca.DM([0.1, 0.2])):
+        mpc.reset()
+        assert np.allclose(mpc.step(x), u, rtol=1e-12, atol=0.0)
+
+
 def test_misuse_is_refused() -> None:
     ocp = double_integrator()
     mpc = co.MPC(ocp)

@@ -229,8 +229,8 @@ class MPC:
     def _checked_state(self, x: Any) -> Float64Array:
         m = self._model
         state = np.asarray(floats("x_measured", x, finite=False), dtype=np.float64)
-        if state.ndim == 0 and m.nx == 1:
-            state = state.reshape(1)
+        if state.shape in ((m.nx, 1), (1, m.nx)) or (state.ndim == 0 and m.nx == 1):
+            state = state.reshape(m.nx)
         if state.shape != (m.nx,):
             raise DataError(f"x_measured: expected shape (nx={m.nx},), got {state.shape}")
         bad = np.flatnonzero(~np.isfinite(state))
