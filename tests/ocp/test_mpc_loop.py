@@ -303,7 +303,7 @@ def test_a_thousand_steps_with_noise_and_model_error_and_flat_memory() -> None:
     used, resident = [], []
 
     def target(t: float, x: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
-        if len(mpc.stats) in (200, 950):
+        if len(mpc.stats) in (200, 575, 950):
             gc.collect()  # what waits to be collected is no leak
             used.append(tracemalloc.get_traced_memory()[0])
             resident.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -318,5 +318,7 @@ def test_a_thousand_steps_with_noise_and_model_error_and_flat_memory() -> None:
     assert np.abs(loop.x[0, :, 1]).max() < 0.6 + 0.03  # noise and model error of one sampling time
     assert np.abs(loop.u).max() <= 1.0
     assert mpc.stats.n_failed == mpc.stats.counts.get("relaxed", 0)
-    assert (used[1] - used[0]) / 750 < 2000  # bytes per step: the records of steps that the caller keeps
-    assert resident[1] - resident[0] < 20_000  # kilobytes, native memory included
+    # Bytes per step: the records of steps that the caller keeps. A table of the whole process, such as that of interned
+    # strings, may once grow by megabytes on the way, in one of the two halves; a leak shows in both.
+    assert np.diff(used).min() / 375 < 2000
+    assert resident[-1] - resident[0] < 20_000  # kilobytes, native memory included
