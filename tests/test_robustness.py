@@ -107,6 +107,7 @@ def gradient(solver):
     return lambda: objective(p)[1]
 
 quick, endless = gradient(co.RK4()), gradient(co.RK4(steps_per_interval=5000))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background starts with it ignored
 wanted = quick()
 sent = [0.0]
 
