@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,3 +31,9 @@ def compiled_code_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 def rng() -> np.random.Generator:
     """A generator with a fixed seed: a test's numbers do not depend on which tests ran before."""
     return np.random.default_rng(20_240_229)
+
+
+def pytest_configure() -> None:
+    """A shell runs background jobs with SIGINT ignored, which the tests of interruption must not inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
