@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import casadi as ca
 import numpy as np
@@ -10,31 +10,11 @@ from numpy.typing import NDArray
 
 from ..base.arrays import Float64Array, call
 from ..integrate.batch import Batch
-from ..integrate.results import Gradient, Sweep
+from ..integrate.results import Gradient, Sweep, SweepEngine
 from .expressions import Functions
 
 #: Which inputs (t, x, u, p, d, w) of a cost are the same for all rows.
 _SHARED = [False, False, False, True, False, False]
-
-
-class Integrating(Protocol):
-    """What a cost engine needs of an engine."""
-
-    def simulate(self, batch: Batch, x0: NDArray[Any], p: NDArray[Any]) -> tuple[NDArray[Any], Sweep]:
-        """States (B, T, nx) and the sweep's report."""
-
-    def vjp(
-        self,
-        batch: Batch,
-        x0: NDArray[Any],
-        p: NDArray[Any],
-        seeds: NDArray[Any],
-        *,
-        want_u: bool = False,
-        checkpoints: int | None = None,
-        x: NDArray[Any] | None = None,
-    ) -> Gradient:
-        """Adjoints for seeds (B, T, nx)."""
 
 
 class CasadiCostEngine:
@@ -48,7 +28,7 @@ class CasadiCostEngine:
         Integrates ``functions.rhs``.
     """
 
-    def __init__(self, functions: Functions, inner: Integrating) -> None:
+    def __init__(self, functions: Functions, inner: SweepEngine) -> None:
         self.inner, self.nx, self.n_params = inner, functions.nx, functions.n_params
         self._costs = [(f, last) for f, last in ((functions.cost, False), (functions.terminal, True)) if f is not None]
 

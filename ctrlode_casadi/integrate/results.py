@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,3 +182,23 @@ class Call:
         if self.loss is not None:
             self.loss[start:stop][part.status == Status.INTERRUPTED] = np.inf
         stop_at_limit(part, None if self.x is None else self.x[start:stop])
+
+
+class SweepEngine(Protocol):
+    """What every engine offers: compiled, CasADi's virtual machine or integrators, with events."""
+
+    def simulate(self, batch: Batch, x0: NDArray[Any], p: NDArray[Any]) -> tuple[NDArray[Any], Sweep]:
+        """States (B, T, nx) and the sweep's report."""
+
+    def vjp(
+        self,
+        batch: Batch,
+        x0: NDArray[Any],
+        p: NDArray[Any],
+        seeds: NDArray[Any],
+        *,
+        want_u: bool = False,
+        checkpoints: int | None = None,
+        x: NDArray[Any] | None = None,
+    ) -> Gradient:
+        """Adjoint for seeds (B, T, nx)."""

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from ...base.errors import UnsupportedOperation
 from ...base.status import Status
 from ..batch import Batch, ControlBars
-from ..results import Gradient, Sweep, new_sweep, whole_or_nothing
+from ..results import Gradient, Sweep, SweepEngine, new_sweep, whole_or_nothing
 from .events import EventLog, EventSettings
 from .functions import EventFunctions
-from .parts import Firing, HybridParts, Round, SweepEngine
+from .parts import Firing, HybridParts, Round
 from .rounds import Rounds
 
 

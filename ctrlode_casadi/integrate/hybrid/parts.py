@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batch import Batch
-from ..results import Gradient, Sweep
+from ..results import Sweep, SweepEngine
 from .events import EventSettings
 from .functions import EventFunctions
 from .grid import Points
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-
-
-class SweepEngine(Protocol):
-    """What an engine offers that integrates the phases."""
-
-    def simulate(self, batch: Batch, x0: NDArray[Any], p: NDArray[Any]) -> tuple[NDArray[Any], Sweep]:
-        """States (B, T, nx) and the sweep's report."""
-
-    def vjp(
-        self,
-        batch: Batch,
-        x0: NDArray[Any],
-        p: NDArray[Any],
-        seeds: NDArray[Any],
-        *,
-        want_u: bool = False,
-        checkpoints: int | None = None,
-        x: NDArray[Any] | None = None,
-    ) -> Gradient:
-        """Adjoint for seeds (B, T, nx)."""
 
 
 @dataclass(frozen=True, eq=False)
