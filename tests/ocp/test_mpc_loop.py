@@ -239,7 +239,7 @@ def test_a_real_interrupt_signal_ends_the_loop() -> None:
     """It arrives in the solver, the simulator or between them; in all cases the rows that were done are returned."""
     ocp = problem()
     mpc = co.MPC(ocp, intervals=15)
-    mpc.step([1.0, 0.0])
+    co.closed_loop(mpc, ocp.model, [1.0, 0.0], 2, p=[1.0])  # what is compiled once is not what is interrupted
     timer = threading.Timer(0.4, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
     loop = co.closed_loop(mpc, ocp.model, [1.0, 0.0], 100_000, p=[1.0], noise=0.01)
