@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 import ctrlode_casadi as co
+from ctrlode_casadi.integrate import threads
 from ctrlode_casadi.lowering import cache
 from ctrlode_casadi.lowering.jit import host
 
@@ -134,31 +136,40 @@ def test_ctrl_c_stops_a_long_gradient(kind: str, threads: int) -> None:
     assert done.stdout.splitlines() == ["stopped True True"] * 2, done.stderr
 
 
-def test_a_call_that_takes_longer_than_the_last_one_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_short_call_that_takes_long_is_stopped(count: int) -> None:
     """Short calls use the calling thread; one that turns out long must leave it, so that Ctrl-C is seen."""
-    from ctrlode_casadi.integrate import threads
+    cancel = np.zeros(1, dtype=np.int64)
 
-    monkeypatch.setattr(threads, "SHORT", 0.02)
+    def work() -> None:
+        deadline = time.monotonic() + 60.0
+        while not cancel[0] and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    assert not threads.run_workers(work, count, cancel, 0.0)
+    assert cancel[0]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_stopped_short_call_starts_again(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second attempt is a long call with the result of an undisturbed one."""
     model = co.ControlledODE(lambda t, x, u, p: -p * x, nx=1, params=1)
-    x0, seeds, stiff = np.ones((W + 1, 1)), np.ones((W + 1, TS.size, 1)), np.array([1e5])
-    restarted: list[bool] = []
+    x0, seeds, decay = np.ones((W + 1, 1)), np.ones((W + 1, TS.size, 1)), np.array([2.0])
+    wanted = co.Simulator(model, threads=count).vjp(x0, None, decay, TS, seeds)
+    attempts: list[float | None] = []
     original = threads.run_workers
 
-    def watched(work: Callable[[], None], count: int, cancel: Any, seconds: float | None) -> bool:
-        # However slow the machine: the first attempt is told that such a call was short.
-        done = original(work, count, cancel, seconds if restarted else 0.0)
-        restarted.append(not done)
-        return done
+    def stopped(work: Callable[[], None], count: int, cancel: Any, seconds: float | None) -> bool:
+        attempts.append(seconds)
+        if len(attempts) == 1:
+            cancel[0] = 1  # what the watcher does when the call takes long
+            return original(work, count, cancel, 0.0)
+        return original(work, count, cancel, seconds)
 
-    monkeypatch.setattr(threads, "run_workers", watched)
-    for count in (1, 2):
-        fresh, used = (co.Simulator(model, solver=co.Tsit5(max_steps=10**7), threads=count) for _ in range(2))
-        restarted.append(False)
-        wanted = fresh.vjp(x0, None, stiff, TS, seeds)
-        restarted.clear()
-        found = used.vjp(x0, None, stiff, TS, seeds)
-        assert restarted == [True, False]
-        assert all(np.array_equal(a, b) for a, b in zip(found[:2], wanted[:2], strict=True))
+    monkeypatch.setattr(threads, "run_workers", stopped)
+    found = co.Simulator(model, threads=count).vjp(x0, None, decay, TS, seeds)
+    assert len(attempts) == 2 and attempts[1] is None
+    assert all(np.array_equal(a, b) for a, b in zip(found[:2], wanted[:2], strict=True))
 
 
 def test_a_gradient_that_is_not_finite_is_not_silent() -> None:
