@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base.arrays import address
 from ..base.processors import available_threads
 from . import threads, workspace
 from .batch import Batch, ControlBars, PieceArrays
@@ -24,7 +25,7 @@ from .rosenbrock.jacobian import LinearPart
 from .solvers import OneStep
 from .sweeps import slots as s
 from .sweeps.load import call_kernel, load_sweeps
-from .table import CALL_SLOTS, address, put_times, row_address
+from .table import CALL_SLOTS, put_times, row_address
 from .workspace import Sizes, StepSizes, Workspace, WorkspaceList, aligned_vector
 
 __all__ = ["Engine", "Gradient", "Sweep"]
@@ -190,7 +191,9 @@ class Engine:
         p_bar = np.zeros(self.n_params, self.dtype)
         bars: list[ControlBars] = []
         jacobian = self.linear.kernels if self.linear else None
-        unis = [self._prologue(k, p) for k in (self.kernels, self.cost, self.terminal, jacobian)]
+        aligned = aligned_vector(self.n_params, self.dtype)
+        aligned[: self.n_params] = p
+        unis = [self._prologue(k, aligned) for k in (self.kernels, self.cost, self.terminal, jacobian)]
         for start, stop in call.batch.chunks():
             part, bar = self._run_chunk(call, start, stop, unis)
             p_bar += part
@@ -200,13 +203,11 @@ class Engine:
         return p_bar, bars if call.want_u else None
 
     def _prologue(self, kernels: Any, p: NDArray[Any]) -> NDArray[Any] | None:
-        """Everything that depends on the parameters only."""
+        """Everything that depends on the parameters only; p is aligned."""
         if kernels is None:
             return None
         uni = aligned_vector(kernels.n_uni, self.dtype)
-        aligned = aligned_vector(self.n_params, self.dtype)
-        aligned[: self.n_params] = p
-        call_kernel(kernels.prologue, [aligned], [uni])
+        call_kernel(kernels.prologue, [p], [uni])
         return uni
 
     def _run_chunk(

@@ -89,34 +89,53 @@ class CallWork:
 
     Attributes
     ----------
-    rows, replayed
-        Steps of all blocks of trajectories in the reverse sweep, and steps computed again because their start state was
-        not kept.
-    checkpoints
-        Limit on the stored states of a block, 0 for none.
-    state_bytes, header_bytes, other_bytes
-        Memory of one thread: start states, times and sizes of the steps, everything else.
     threads
         Threads at work.
+    chunks
+        For every chunk of trajectories, the work arrays of a thread, and for each group of blocks the replayed steps,
+        the steps, and the most steps of a block.
     """
 
-    rows: int = 0
-    replayed: int = 0
-    checkpoints: int = 0
-    state_bytes: int = 0
-    header_bytes: int = 0
-    other_bytes: int = 0
     threads: int = 0
+    chunks: list[tuple[Sizes, NDArray[np.int64]]] = field(default_factory=list)
 
     def add(self, sizes: Sizes, counts: NDArray[np.int64], n_threads: int) -> None:
-        """Add a chunk of trajectories; `counts` has replayed rows, rows, and most rows of a block for each group."""
-        self.replayed += int(counts[:, 0].sum())
-        self.rows += int(counts[:, 1].sum())
-        self.checkpoints = sizes.checkpoints
-        most = int(counts[:, 2].max(initial=0))
-        states, headers, other = sizes.memory(most)
-        self.state_bytes, self.header_bytes = max(self.state_bytes, states), max(self.header_bytes, headers)
-        self.other_bytes, self.threads = max(self.other_bytes, other), max(self.threads, n_threads)
+        """Add a chunk."""
+        self.chunks.append((sizes, counts))
+        self.threads = max(self.threads, n_threads)
+
+    @property
+    def rows(self) -> int:
+        """Steps of all blocks of trajectories in the reverse sweep."""
+        return sum(int(counts[:, 1].sum()) for _, counts in self.chunks)
+
+    @property
+    def replayed(self) -> int:
+        """Steps computed again because their start state was not kept."""
+        return sum(int(counts[:, 0].sum()) for _, counts in self.chunks)
+
+    @property
+    def checkpoints(self) -> int:
+        """Limit on the stored states of a block, 0 for none."""
+        return max((sizes.checkpoints for sizes, _ in self.chunks), default=0)
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of one thread for start states."""
+        return self._most(0)
+
+    @property
+    def header_bytes(self) -> int:
+        """Memory of one thread for times and sizes of the steps."""
+        return self._most(1)
+
+    @property
+    def other_bytes(self) -> int:
+        """Memory of one thread for everything else."""
+        return self._most(2)
+
+    def _most(self, part: int) -> int:
+        return max((sizes.memory(int(c[:, 2].max(initial=0)))[part] for sizes, c in self.chunks), default=0)
 
     @property
     def memory(self) -> int:

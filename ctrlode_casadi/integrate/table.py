@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base.arrays import address
 from .batch import Batch, PieceArrays
 from .sweeps import slots as s
 
@@ -18,14 +19,9 @@ CALL_SLOTS = np.array([
 ])  # fmt: skip
 
 
-def address(array: NDArray[Any] | None) -> int:
-    """Address of an array's data, 0 for none (`ctypes.data` takes three times as long)."""
-    return 0 if array is None else array.__array_interface__["data"][0]
-
-
 def row_address(array: NDArray[Any] | None, row: int) -> int:
     """Address of a row of an array with the batch first."""
-    return 0 if array is None else array.__array_interface__["data"][0] + row * array.strides[0]
+    return 0 if array is None else address(array) + row * array.strides[0]
 
 
 def put_times(table: NDArray[np.int64], batch: Batch, pieces: PieceArrays) -> None:

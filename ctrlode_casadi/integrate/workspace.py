@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base.arrays import address
 from .sweeps import slots as s
 
 REGISTER = 64
@@ -28,7 +29,7 @@ def aligned_vector(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """A zeroed, 64-byte aligned vector with at least `count` entries, padded to whole registers."""
     size = padded(count, dtype.itemsize)
     memory = np.zeros(size + REGISTER, np.uint8)
-    at = -memory.ctypes.data % REGISTER
+    at = -address(memory) % REGISTER
     return memory[at : at + size].view(dtype)
 
 

@@ -229,9 +229,7 @@ def _take(sweep: AutoSweep, part: _Part, report: Sweep, results: Iterable[tuple[
 
 def _joined(one: CallWork, two: CallWork) -> CallWork:
     """Work of two calls after each other."""
-    largest = max(one.memory, two.memory)
-    base = one if one.memory == largest else two
-    return replace(base, rows=one.rows + two.rows, replayed=one.replayed + two.replayed)
+    return CallWork(max(one.threads, two.threads), one.chunks + two.chunks)
 
 
 def stiffness_found(engines: Iterable[Any]) -> list[str]:

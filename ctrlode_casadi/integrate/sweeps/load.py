@@ -16,6 +16,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ...base.arrays import address
 from ...lowering import cache
 from ...lowering.jit import compile_module, host, load_object
 from ...lowering.version import FINGERPRINT
@@ -94,8 +95,8 @@ def _kernel(address: int) -> Any:
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(address)
 
 
-def call_kernel(address: int, inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> None:
+def call_kernel(kernel: int, inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> None:
     """Call one kernel ``void k(T **in, T **out)``; arrays must be 64-byte aligned and padded to whole registers."""
-    ins = (ctypes.c_void_p * max(len(inputs), 1))(*[a.ctypes.data for a in inputs])
-    outs = (ctypes.c_void_p * max(len(outputs), 1))(*[a.ctypes.data for a in outputs])
-    _kernel(address)(ins, outs)
+    ins = (ctypes.c_void_p * max(len(inputs), 1))(*[address(a) for a in inputs])
+    outs = (ctypes.c_void_p * max(len(outputs), 1))(*[address(a) for a in outputs])
+    _kernel(kernel)(ins, outs)
