@@ -14,6 +14,8 @@ both records: it is estimated with the parameters and used again for the test re
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import time
 from pathlib import Path
@@ -52,12 +54,14 @@ def read_records(folder: str | None) -> tuple[tuple[np.ndarray, ...], tuple[np.n
     try:
         import nonlinear_benchmarks
 
-        train, test = nonlinear_benchmarks.Cascaded_Tanks()
+        print("data: asking nonlinear_benchmarks for the measured records (one download)", flush=True)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            train, test = nonlinear_benchmarks.Cascaded_Tanks()
         records = [(np.arange(len(r.u)) * 4.0, np.ravel(r.u), np.ravel(r.y)) for r in (train, test)]
         return records[0], records[1], "measured records from nonlinear_benchmarks"
     except Exception as error:  # no package, no network, changed format: the plant below always works
-        reason = f"{type(error).__name__}"
-        return made_record(1), made_record(2), f"records of the built-in plant (the official ones: {reason})"
+        source = f"records of a built-in plant, the measured ones cannot be had ({type(error).__name__})"
+        return made_record(1), made_record(2), source
 
 
 def made_record(seed: int, n: int = 1024) -> tuple[np.ndarray, ...]:
