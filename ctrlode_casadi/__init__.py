@@ -33,13 +33,8 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not see through 
     from .fitting.objective import Objective as Objective
     from .integrate.auto.solver import Auto as Auto
     from .integrate.hybrid.events import Event as Event, EventLog as EventLog
-    from .integrate.integrators.solvers import (
-        CVODES as CVODES,
-        ERK as ERK,
-        IDAS as IDAS,
-        Collocation as Collocation,
-        Rosenbrock as Rosenbrock,
-    )
+    from .integrate.integrators.collocation import Collocation as Collocation
+    from .integrate.integrators.solvers import CVODES as CVODES, ERK as ERK, IDAS as IDAS, Rosenbrock as Rosenbrock
     from .integrate.rosenbrock.solvers import Rodas4 as Rodas4, Rodas5P as Rodas5P
     from .integrate.sensitivity import Adjoint as Adjoint, ContinuousAdjoint as ContinuousAdjoint, Forward as Forward
     from .integrate.simulator import Simulator as Simulator
@@ -113,7 +108,7 @@ _HOME = {
     "Auto": "integrate.auto.solver",
     "CVODES": "integrate.integrators.solvers",
     "IDAS": "integrate.integrators.solvers",
-    "Collocation": "integrate.integrators.solvers",
+    "Collocation": "integrate.integrators.collocation",
     "ERK": "integrate.integrators.solvers",
     "Rosenbrock": "integrate.integrators.solvers",
     "Adjoint": "integrate.sensitivity",

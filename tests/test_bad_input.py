@@ -245,6 +245,32 @@ def lookup_model() -> co.ControlledODE:
     return co.ControlledODE(lambda t, x, u, p: [x[1], u[0] - p[0] * force(x[0])], nx=2, nu=1, params=1)
 
 
+@pytest.mark.parametrize("kind", ["bspline", "linear"])
+def test_a_table_whose_gradient_would_be_zero(kind: str) -> None:
+    """CasADi's `interpolant` with values as an input: refused, unless made with inline=True."""
+    grid, values = list(np.linspace(0.0, 1.5, 6)), np.array([0.1, 0.3, 0.2, 0.5, 0.9, 1.0])
+    silent = ca.interpolant("stock", kind, [grid], 1)
+    with pytest.raises(co.ModelError, match=r"rhs: .*'stock'.*would be zero.*inline"):
+        co.ControlledODE(lambda t, x, u, p: -silent(x[0], p), nx=1, params=6)
+    with pytest.raises(co.ModelError, match=r"output: .*'stock'"):
+        co.ControlledODE(lambda t, x, u, p: -x, nx=1, params=6, output=lambda t, x, u, p: silent(x[0], p))
+    table = ca.interpolant("stock", kind, [grid], 1, {"inline": True})
+    sim = co.Simulator(co.ControlledODE(lambda t, x, u, p: -table(x[0], p), nx=1, params=6), co.RK4(), backend="casadi")
+    seeds = np.ones((5, 1))
+    p_bar = sim.vjp([0.7], None, values, TS, seeds)[0]
+    assert p_bar.sum() == pytest.approx(sim.jvp([0.7], None, values, TS, dp=np.ones(6)).sum(), rel=1e-12)
+    assert np.abs(p_bar).max() > 0.1
+
+
+@pytest.mark.parametrize("solver", [co.RK4(dt=1e-20), co.RK4(steps_per_interval=10**30), co.Rodas5P(dt=1e-9)])
+def test_more_fixed_steps_than_memory_holds(solver: Any) -> None:
+    sim = co.Simulator(oscillator(), solver)
+    with pytest.raises(co.SolverError, match=r"steps of one trajectory, at most 50,000,000 .* adaptive"):
+        sim(X0, linear(), P, TS)
+    with pytest.raises(co.SolverError, match="at most 50,000,000"):
+        co.Objective(sim, X0, linear(), TS, data=Y)
+
+
 def test_an_operation_without_a_compiled_form() -> None:
     x0, controls, p = np.array([0.5, 0.0]), linear(values=np.ones(3)), np.array([1.3])
     with pytest.raises(co.UnsupportedOperation, match=r"force.*backend='casadi'"):

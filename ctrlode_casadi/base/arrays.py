@@ -86,6 +86,25 @@ def _as_array(name: str, value: object, error: type[CtrlodeError]) -> tuple[NDAr
         ) from exc
 
 
+def _unmasked(name: str, value: Any, missing: bool, error: type[CtrlodeError]) -> Any:
+    """The value; masked entries become NaN where entries may be missing, else NumPy would use what is under the mask.
+
+    Masked entries elsewhere, of arrays in lists too, are refused.
+    """
+    parts = value if isinstance(value, (list, tuple)) else (value,)
+    # the type first: `numpy.ma` is loaded by those who use it, nobody else pays for the import
+    own = (part for part in parts if isinstance(part, np.ndarray) and type(part) is not np.ndarray)
+    masked = next((part for part in own if np.ma.is_masked(part)), None)
+    if masked is None:
+        return value
+    if missing and masked is value and value.dtype.kind == "f":
+        return np.ma.filled(value, np.nan)
+    raise error(
+        f"{name}: masked arrays are not used, got one with {int(np.ma.count_masked(masked))} masked entries; mark "
+        "missing data with NaN, value.filled(np.nan), or leave the entries out, value.compressed()"
+    )
+
+
 def floats(
     name: str,
     value: object,
@@ -110,7 +129,8 @@ def floats(
     dtype
         ``numpy.float64`` (default) or ``numpy.float32``.
     finite
-        True refuses NaN and infinities, ``"nan"`` lets NaN pass (missing data), False lets everything pass.
+        True refuses NaN and infinities, ``"nan"`` lets NaN pass (missing data), False lets everything pass. Masked
+        entries are refused, but for ``"nan"``, which takes them as NaN.
     error
         Class to raise, `DataError` by default.
 
@@ -119,7 +139,7 @@ def floats(
     ndarray
         The array itself when nothing had to change, else a copy.
     """
-    array, typed = _as_array(name, value, error)
+    array, typed = _as_array(name, _unmasked(name, value, finite == "nan", error), error)
     want = np.dtype(dtype)
     if array.size == 0 and not typed:
         array = array.astype(want)

@@ -48,9 +48,9 @@ _MESSAGES = {
         "with respect to the algebraic variables is regular (index 1) and finite here, and that the mass matrix fits."
     ),
     Status.INCONSISTENT: (
-        "No algebraic values that satisfy the algebraic equations were found at the initial time: give a guess z0 "
-        "closer to the solution, or check the equations; constraints on differential states only (index 2) must be "
-        "differentiated."
+        "No algebraic values that satisfy the algebraic equations were found, at the initial time, at a save time or "
+        "after a jump of the control: give a guess z0 closer to the solution, or check the equations; constraints on "
+        "differential states only (index 2) must be differentiated."
     ),
     Status.TOO_MANY_EVENTS: (
         "More events than max_events happened before the last save time, perhaps ever faster ones: end the simulation "

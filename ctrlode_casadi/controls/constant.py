@@ -42,7 +42,7 @@ class Constant(Control):
     """
 
     def __init__(self, values: Any, *, nu: int | None = None, dtype: str = "float64") -> None:
-        self._values = inputs.read_only(_constant_values(values, nu, inputs.float_type(dtype)))
+        self._values = inputs.own(_constant_values(values, nu, inputs.float_type(dtype)))
 
     @property
     def values(self) -> FloatArray:

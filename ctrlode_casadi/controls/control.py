@@ -27,8 +27,8 @@ class Control(ABC):
        given times. Adjoint and tangent are exact transposes of each other.
     3. B is 1 for a control that all trajectories share; then ``pieces`` ignores ``start`` and ``stop``.
     4. ``expression(t, U)`` is the same function of time as a CasADi expression.
-    5. Arrays passed in are neither modified nor copied if they are C-contiguous floats of the right type
-       already; do not write to them afterwards.
+    5. Arrays passed in are copied, so a control never changes; ``values``, ``knots`` and slopes are read-only. An array
+       that nobody can write to, such as the ``values`` of another control, is shared.
     """
 
     @property
@@ -44,7 +44,7 @@ class Control(ABC):
     @property
     @abstractmethod
     def stop_at_knots(self) -> bool:
-        """Whether value or slope jumps at the knots, so that integration steps must end there."""
+        """Whether value, slope or curvature jumps at the knots, so that integration steps must end there."""
 
     @property
     def breakpoints(self) -> Float64Array:

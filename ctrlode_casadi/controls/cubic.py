@@ -106,7 +106,7 @@ class CubicHermite(_Cubic):
         rows, K = self._knots.shape
         given = inputs.knot_values("slopes", slopes, rows, K, self.nu, self._values.dtype.type)
         self._values, given = _same_batch(self._values, given)
-        self._values, self._slopes = inputs.read_only(self._values), inputs.read_only(given)
+        self._values, self._slopes = inputs.read_only(self._values), inputs.own(given)
 
     @property
     def slopes(self) -> FloatArray:
@@ -212,6 +212,10 @@ class CubicSpline(_Cubic):
                 f"values: bc_type 'periodic' needs equal first and last values, trajectory {b} component {c} "
                 f"has {first[b, c]} and {last[b, c]}; set values[:, -1] = values[:, 0]"
             )
+
+    @property
+    def stop_at_knots(self) -> bool:
+        return False
 
     @property
     def _smooth_period(self) -> bool:

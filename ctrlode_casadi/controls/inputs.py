@@ -28,6 +28,18 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
+def own(array: NDArray[Any]) -> NDArray[Any]:
+    """A C-contiguous array that nobody can change later: a copy, or the array itself where nobody can write to it."""
+    behind: Any = array
+    while isinstance(behind, np.ndarray) and not behind.flags.writeable:
+        behind = behind.base
+    if behind is None:
+        return read_only(array)
+    copied = np.array(array, order="C")
+    copied.flags.writeable = False
+    return copied
+
+
 def float_type(dtype: object) -> type[np.floating[Any]]:
     """``"float64"`` or ``"float32"``, or the NumPy type of this name, as a NumPy type."""
     name = dtype

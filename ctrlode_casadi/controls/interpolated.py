@@ -34,9 +34,9 @@ class Interpolated(Control):
     ) -> None:
         kind = inputs.float_type(dtype)
         rows = inputs.knots_array(knots, kind)
-        self._knots = inputs.read_only(rows)
+        self._knots = inputs.own(rows)
         array = inputs.knot_values("values", values, rows.shape[0], rows.shape[1], nu, kind)
-        self._values = inputs.read_only(array)
+        self._values = inputs.own(array)
         self._rules = inputs.extrapolation_rules(extrapolation)
         self._side_right = False
         self._slopes: FloatArray | None = None
@@ -61,7 +61,7 @@ class Interpolated(Control):
 
     @property
     def stop_at_knots(self) -> bool:
-        return self.degree < 3
+        return True
 
     def __repr__(self) -> str:
         B, K, nu = self._values.shape
@@ -169,7 +169,7 @@ class Interpolated(Control):
         knots = self._knot_rows(rows)
         if knots.shape[0]:
             spans.check_range(np.full(1, t0), np.full(1, t1), knots, self._rules, rows.start)
-        span = spans.cover(knots, t0, t1, self._rules, self.degree, self._smooth_period)
+        span = spans.cover(knots, t0, t1, self._rules, self.stop_at_knots, self._smooth_period)
         if not self._own_knots:
             self._last_span = (t0, t1), span
         return span
@@ -259,7 +259,7 @@ class Interpolated(Control):
     def with_values(self, values: Any) -> Self:
         rows = self._knots.shape[0] if self._own_knots else 1
         array = inputs.knot_values("values", values, rows, self._knots.shape[1], self.nu, self._values.dtype.type)
-        return self._changed(_values=inputs.read_only(array), _slopes=None)
+        return self._changed(_values=inputs.own(array), _slopes=None)
 
     def __getitem__(self, index: Index) -> Self:
         rows = selection(index, self.n_trajectories)

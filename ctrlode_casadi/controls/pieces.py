@@ -29,7 +29,7 @@ class Pieces:
     coefficients
         Ascending powers, (b, Nb, nu, d + 1); b is 1 for a control that all trajectories share.
     stops
-        Whether value or slope may jump at each break, (Nb + 1,): an integration step should end there.
+        Whether value, slope or curvature may jump at each break, (Nb + 1,): an integration step should end there.
     """
 
     breaks: Float64Array

@@ -90,7 +90,9 @@ def _breaks(numbers: IntArray, knots: Float64Array, rules: tuple[str, str], t0: 
     return out
 
 
-def cover(knots: Float64Array, t0: float, t1: float, rules: tuple[str, str], degree: int, smooth_period: bool) -> Span:
+def cover(
+    knots: Float64Array, t0: float, t1: float, rules: tuple[str, str], stop_at_knots: bool, smooth_period: bool
+) -> Span:
     """The pieces that cover [t0, t1] for every row of knots (b, K)."""
     n = knots.shape[1] - 1
     first = min((_number(t0, row, rules, False) for row in knots), default=0)
@@ -116,17 +118,17 @@ def cover(knots: Float64Array, t0: float, t1: float, rules: tuple[str, str], deg
         breaks[:, 0] = np.minimum(breaks[:, 0], t0)
     if high == last:
         breaks[:, -1] = np.maximum(breaks[:, -1], t1)
-    stops = _stops(np.arange(first, last + 2), n, rules, degree, smooth_period)
+    stops = _stops(np.arange(first, last + 2), n, rules, stop_at_knots, smooth_period)
     for array in (breaks, anchors, stops):
         array.flags.writeable = False
     return Span(intervals, modes, breaks, anchors, stops)
 
 
-def _stops(numbers: IntArray, n: int, rules: tuple[str, str], degree: int, smooth: bool) -> NDArray[np.bool_]:
-    """Breaks at which value or slope may jump: all below degree 3, else where extrapolation begins."""
-    if degree < 3:
+def _stops(numbers: IntArray, n: int, rules: tuple[str, str], every: bool, smooth: bool) -> NDArray[np.bool_]:
+    """Breaks at which value, slope or curvature may jump: every one, or where extrapolation begins."""
+    if every:
         return np.ones(numbers.size, bool)
-    kink = {"error": False, "hold": True, "linear": False, "periodic": not smooth}
+    kink = {"error": False, "hold": True, "linear": True, "periodic": not smooth}
     left = (numbers == 0) if rules[0] != "periodic" else (numbers <= 0) & (numbers % n == 0)
     right = (numbers == n) if rules[1] != "periodic" else (numbers >= n) & (numbers % n == 0)
     return (left & kink[rules[0]]) | (right & kink[rules[1]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import casadi as ca
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..base.arrays import Float64Array, call
 from ..integrate.batch import Batch
+from ..integrate.hybrid.engine import HybridEngine
 from ..integrate.results import Gradient, Sweep, SweepEngine
 from .expressions import Functions
 
@@ -77,7 +80,7 @@ class CasadiCostEngine:
         checkpoints: int | None = None,
     ) -> Gradient:
         """Costs, and the gradient of ``sum(scale * loss)`` over the trajectories that succeed."""
-        x, sweep = self.simulate(batch, x0, p)
+        x, sweep, pull = self._forward(batch, x0, p)
         loss = self._total(batch, x, p, d, w, sweep)[:, 0]
         seeds, p_bar = np.zeros(x.shape), np.zeros(self.n_params)
         for function, last in self._costs:
@@ -87,9 +90,18 @@ class CasadiCostEngine:
                 x_bars, p_bars = call(reverse, *inputs, scale[b][None, :])
                 np.add.at(seeds, (b, k), x_bars.reshape(self.nx, b.size).T)
                 p_bar += p_bars.reshape(self.n_params, b.size).sum(axis=1)
-        made = self.vjp(batch, x0, p, seeds.astype(batch.dtype))
+        made = pull(seeds.astype(batch.dtype))
         loss[~made.sweep.success] = np.inf
         return Gradient(made.p_bar + p_bar.astype(batch.dtype), made.x0_bar, None, made.sweep, loss)
+
+    def _forward(
+        self, batch: Batch, x0: NDArray[Any], p: NDArray[Any]
+    ) -> tuple[NDArray[Any], Sweep, Callable[[NDArray[Any]], Gradient]]:
+        """States, the report, and the adjoint as a function of seeds; a simulation with events is made once."""
+        if isinstance(self.inner, HybridEngine):
+            made = self.inner.run(batch, x0, p)
+            return made.x, made.sweep, partial(self.inner.pull, batch, made, p)
+        return *self.simulate(batch, x0, p), partial(self.vjp, batch, x0, p)
 
     def _total(
         self, batch: Batch, x: NDArray[Any], p: NDArray[Any], d: NDArray[Any], w: NDArray[Any], sweep: Sweep

@@ -23,7 +23,9 @@ from .machine import AnyEngine
 from .posed import Posed
 
 #: Packing pays up to this product of parameters and trajectories: beyond it the lanes are full anyway, and carrying the
-#: parameters as states costs more than the calls saved. Measured with chains and networks of 2 to 5 states.
+#: parameters as states costs more than the calls saved. Measured with chains and networks of 2 to 5 states. One
+#: trajectory of a network with 2 states: twice as fast as the products with 42 parameters, 1.3 times slower with 102,
+#: four times with 282.
 MOST_ENTRIES = 60
 #: Most trajectories, directions included, of one call.
 MOST_TRAJECTORIES = 1024

@@ -230,6 +230,11 @@ class WithAlgebraic(Start):
             rows = inner.columns.shape[0]
             self.columns = np.hstack([inner.columns, np.full((rows, guess.size), -1, np.int64)])
 
+    @property
+    def inner(self) -> Start:
+        """The initial states alone."""
+        return self._inner
+
     def _padded(self, states: NDArray[Any], tail: NDArray[Any]) -> NDArray[Any]:
         return np.hstack([states, np.broadcast_to(tail.astype(states.dtype), (states.shape[0], tail.size))])
 

@@ -14,13 +14,15 @@ from ..integrate.auto.solver import Auto
 from ..integrate.build import compiled_only, make_engine
 from ..integrate.casadi_path import CasadiEngine
 from ..integrate.engine import Engine
-from ..integrate.hybrid.engine import HybridEngine
+from ..integrate.hybrid.auto import hybrid_engine
 from ..integrate.hybrid.events import EventSettings
 from ..integrate.hybrid.paths import phase_solver
 from ..integrate.integrators.engine import IntegratorEngine
 from ..integrate.integrators.objects import Dynamics
 from ..integrate.integrators.products import ForwardIntegrator
+from ..integrate.integrators.semi_explicit import Reordered, separated
 from ..integrate.integrators.solvers import CasadiIntegrator
+from ..integrate.results import SweepEngine
 from ..integrate.rosenbrock.jacobian import Structure
 from ..integrate.rosenbrock.solvers import RosenbrockMethod
 from ..integrate.sensitivity import Adjoint, Forward, Sensitivity
@@ -86,11 +88,7 @@ class Machine:
         if self.events.events:
             return self._with_events(functions, n_err)
         if isinstance(self.solver, CasadiIntegrator):
-            inner = IntegratorEngine(Dynamics(functions.rhs), self.solver, self.threads)
-            how = self.sensitivity
-            return CasadiCostEngine(
-                functions, ForwardIntegrator(inner, how.chunk) if isinstance(how, Forward) else inner
-            )
+            return CasadiCostEngine(functions, self._integrator(functions))
         if self.compiled:
             try:
                 return self._compile(functions, n_err, n_slopes)
@@ -101,19 +99,21 @@ class Machine:
                     raise
         return CasadiCostEngine(functions, CasadiEngine(functions.rhs, self.solver, n_err))
 
+    def _integrator(self, functions: Functions) -> SweepEngine:
+        """An integrator of CasADi; the states of a DAE in the order that it wants."""
+        dynamics, order, how = Dynamics(functions.rhs), None, self.sensitivity
+        if functions.mass is not None:
+            dynamics, order = separated(functions.rhs, functions.mass, functions.blocks)
+        inner = IntegratorEngine(dynamics, cast(CasadiIntegrator, self.solver), self.threads)
+        engine: SweepEngine = ForwardIntegrator(inner, how.chunk) if isinstance(how, Forward) else inner
+        return engine if order is None else Reordered(engine, order)
+
     def _with_events(self, functions: Functions, n_err: int) -> CasadiCostEngine:
         """Phases on the engine without events, events and costs around it."""
-        n = self.events.model.np
-        blocks = functions.blocks
-        tangent = blocks is not None
-        if blocks is not None and not (n and functions.n_params == 2 * n and blocks.shape[0] == 2):
-            raise UnsupportedOperation(
-                "forward sensitivities of several directions through events are not available: no jac, Gauss-Newton "
-                "method or sensitivity='forward'; use methods that need the gradient, such as L-BFGS-B"
-            )
+        tangent = functions.blocks is not None  # a state and its change along one direction
         plain = replace(self, solver=phase_solver(self.solver), events=replace(self.events, events=()))
         inner = plain.engine(replace(functions, cost=None, terminal=None), n_err)
-        hybrid = HybridEngine(inner, self.solver, functions.rhs, self.events, tangent)
+        hybrid = hybrid_engine(inner, self.solver, functions.rhs, self.events, tangent)
         return CasadiCostEngine(functions, hybrid)
 
     def _compile(self, functions: Functions, n_err: int, n_slopes: int | None) -> Engine:

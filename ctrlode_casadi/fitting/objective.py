@@ -12,10 +12,9 @@ import casadi as ca
 import numpy as np
 
 from ..base.arrays import Float64Array, floats
-from ..base.errors import DataError, IntegrationWarning, ModelError, UnsupportedOperation
-from ..integrate.auto.solver import Auto
+from ..base.errors import DataError, IntegrationWarning, ModelError
 from ..integrate.problem import check_controls, common_size
-from ..integrate.rosenbrock.solvers import RosenbrockMethod
+from ..integrate.settings import check_step_count
 from ..integrate.simulator import Simulator
 from ..integrate.threads import limited
 from ..model.ode import ControlledODE
@@ -131,6 +130,7 @@ class Objective:
         start = read_start(x0, model, terms.data, dtype)
         size = common_size({"x0": start.size, "controls": n_controls, "ts": times.size, **terms.sizes})
         batch = make_batch(times, controls, model.nu, size, dtype)
+        check_step_count(sim.solver, batch)
         penalty = make_regularization(model, regularization)
         machine = Machine(
             sim.solver,
@@ -147,10 +147,6 @@ class Objective:
         self._start = start.make(model, machine)
         states = self._start
         if model.is_dae:
-            if not isinstance(sim.solver, RosenbrockMethod | Auto):
-                raise UnsupportedOperation(
-                    f"sim: objectives of a DAE need a Rosenbrock solver, Rodas5P(), got {type(sim.solver).__name__}"
-                )
             states = WithAlgebraic(self._start, model.nx, model.z0)
         self._problem = Problem(system_of(model), machine, states, times, batch, terms, penalty)
         self._residuals = Residuals(self._problem)

@@ -145,7 +145,9 @@ class Problem:
         p = typed[: self.n_params]
         plan = self.plan
         if isinstance(plan, ForwardSensitivity):
-            loss, theta_bar, x0_bar, sweep = self.forward(plan.chunk).gradient(typed)
+            several = not self.machine.events.events
+            found = self.forward(plan.chunk).gradient(typed) if several else self._by_directions(theta)
+            loss, theta_bar, x0_bar, sweep = found
             theta_bar[: self.n_params] += self.regularization.grad(theta[: self.n_params])
             return self._result(theta, loss, sweep, theta_bar, x0_bar)
         x0, keep = self.initial(typed), plan.checkpoints
@@ -155,6 +157,16 @@ class Problem:
         self.start.pullback(typed, made.x0_bar[:, : self.model.nx], theta_bar)
         theta_bar[: self.n_params] += self.regularization.grad(theta[: self.n_params])
         return self._result(theta, made.loss, made.sweep, theta_bar, made.x0_bar)
+
+    def _by_directions(self, theta: Float64Array) -> tuple[Float64Array, Float64Array, NDArray[Any], Sweep]:
+        """As `ForwardGradient.gradient`, one direction at a time, through the events of a model that has some."""
+        typed = self.typed(theta)
+        loss, sweep = self.engine.losses(self.batch, self.initial(typed), typed[: self.n_params], self.d, self.w)
+        theta_bar = np.zeros(self.n_total)
+        for j, v in enumerate(np.eye(self.n_total)):
+            change, along = self.losses_along(theta, v)
+            theta_bar[j] = np.where(along.success, change, 0.0) @ self.scale
+        return loss, theta_bar, np.zeros((self.batch.size, 0)), sweep
 
     def _result(
         self,
@@ -190,11 +202,15 @@ class Problem:
         _, _, x0, q = self._along(theta, v)
         return engine.simulate(self.batch, x0, q)
 
-    def directional(self, theta: Float64Array, v: Float64Array) -> Result:
-        """Derivative along v from a forward sweep."""
+    def losses_along(self, theta: Float64Array, v: Float64Array) -> tuple[NDArray[np.float64], Sweep]:
+        """Change of each trajectory's cost (B,) along v, by a tangent sweep."""
         _, engine = self._directional
         _, _, x0, q = self._along(theta, v)
-        loss, sweep = engine.losses(self.batch, x0, q, self.d, self.w)
+        return engine.losses(self.batch, x0, q, self.d, self.w)
+
+    def directional(self, theta: Float64Array, v: Float64Array) -> Result:
+        """Derivative along v from a forward sweep."""
+        loss, sweep = self.losses_along(theta, v)
         n = self.n_params
         slope = float(self.regularization.grad(theta[:n]) @ v[:n])
         value = float(loss @ self.scale) + slope

@@ -169,6 +169,8 @@ class Residuals:
     def jacobian(self, theta: Float64Array) -> tuple[Float64Array, Failure | None]:
         """Jacobian (m, np_total); zero for a failed trajectory."""
         problem, present = self._problem, self._present
+        if problem.machine.events.events:
+            return self._by_directions(theta)
         penalty = self._penalty_rows()
         m = int(present.sum())
         out = np.zeros((m + penalty.size, problem.n_total))
@@ -187,6 +189,18 @@ class Residuals:
             if failure is None and not sweep.success.all():
                 failure = describe(part_of(problem.batch, first, last), sweep, what="Jacobian")
         return out, failure
+
+    def _by_directions(self, theta: Float64Array) -> tuple[Float64Array, Failure | None]:
+        """The Jacobian by one tangent sweep for each parameter, through the events of a model that has some."""
+        _, _, x, sweep = self._states(theta)
+        mask = self._present.any(axis=2) & sweep.success[:, None]
+        rows, penalty = self._rows(x, mask), self._penalty_rows()
+        columns = [self._forward(theta, v, rows, mask) for v in np.eye(self._problem.n_total)]
+        m = int(self._present.sum())
+        out = np.zeros((m + penalty.size, self._problem.n_total))
+        out[:m] = np.stack(columns, axis=1) if columns else out[:m]
+        out[np.arange(m, m + penalty.size), np.arange(penalty.size)] = penalty
+        return out, self._failure(sweep)
 
     def _block(
         self, theta: NDArray[Any], first: int, last: int, by_p: NDArray[Any] | None

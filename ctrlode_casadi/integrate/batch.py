@@ -162,6 +162,16 @@ class Batch:
             self._kept[key] = made
         return made
 
+    @property
+    def steady(self) -> bool:
+        """Whether save times stay as they are, so that fixed steps need to be planned once only."""
+        return True
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """How long a call is expected to take, None if nothing is known."""
+        return None
+
     def keeps(self, start: int, stop: int) -> bool:
         """Whether the controls of trajectories start..stop-1 stay in memory."""
         return ((0, 1) if self.shared_controls else (start, stop)) in self._kept

@@ -29,6 +29,7 @@ from ..base.arrays import Float64Array
 from ..base.errors import SolverError, UnsupportedOperation, unknown_name
 from ..controls.control import Control
 from ..model.ode import ControlledODE
+from .auto.solver import Auto
 from .expressions import check_single, control_shape, simulation_function
 from .hybrid.events import Event
 from .integrators.expressions import integrator_simulation
@@ -325,9 +326,9 @@ class _Derivative(_Node):
                 "({'ipopt.hessian_approximation': 'limited-memory'})"
             )
         if solver.adaptive and not isinstance(solver, CasadiIntegrator):
-            name = type(solver).__name__
+            name = "Tsit5" if isinstance(solver, Auto) else type(solver).__name__
             raise UnsupportedOperation(
-                f"second derivatives of the compiled simulation with adaptive steps ({name}) are not available; "
+                f"second derivatives of the compiled simulation with adaptive steps are not available; "
                 f"use fixed steps, {name}(steps_per_interval=...), whose simulation is a CasADi expression with "
                 "derivatives of any order, or a Hessian approximation "
                 "({'ipopt.hessian_approximation': 'limited-memory'})"

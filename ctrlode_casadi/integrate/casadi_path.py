@@ -18,6 +18,7 @@ from ..base.status import Status
 from .batch import Batch, ControlBars, PieceArrays
 from .results import Gradient, Sweep, new_sweep, stop_at_limit, whole_or_nothing
 from .solvers import OneStep, _Embedded
+from .sweeps.slots import STEPS_PER_KNOT
 from .threads import time_is_up
 
 Array = NDArray[np.float64]
@@ -226,13 +227,13 @@ class CasadiEngine:
             return steps, Status.SUCCESS, 1, 0, 0
         calls = 0 if solver.dt0 else 2
         h, old, again, bad = solver.dt0 or self._first_step(ts, control, x, p), 1e-4, False, False
-        q = control.find(t)
+        first = q = control.find(t)
         while saved < ts.size:
             if time_is_up():
                 return steps, Status.TIME_LIMIT, saved, rejected, calls
             if h < 2.3e-15 * max(abs(t), 1e-6 * (ts[-1] - ts[0])):
                 return steps, Status.NON_FINITE if bad else Status.STEP_TOO_SMALL, saved, rejected, calls
-            if len(steps) + rejected >= solver.max_steps:
+            if len(steps) + rejected >= solver.max_steps + STEPS_PER_KNOT * (q - first):
                 return steps, Status.MAX_STEPS, saved, rejected, calls
             rest = control.target(q, float(ts[-1])) - t
             cut = 1.01 * h >= rest

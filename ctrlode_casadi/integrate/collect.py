@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..base.status import Status
 from ..model.ode import ControlledODE
-from .auto.engine import AutoSweep
+from .auto.handover import AutoSweep
 from .auto.solver import Auto
 from .batch import Batch
 from .hybrid.events import EventLog

@@ -104,11 +104,12 @@ class Engine:
         self.work: CallWork | None = None
         self.n_err = nx if n_err is None else n_err
         self.linear = linear
+        self._fits_saves = linear is not None and linear.fits_saves
         self.dtype = np.dtype(kernels.dtype)
         self.n_threads = n_threads or available_threads()
         self.method = make_method(solver, self.n_err, self.dtype, stop_when_stiff)
-        self._sweeps = load_sweeps(self.dtype.name)
-        self._idle = WorkspaceList()
+        self.sweeps = load_sweeps(self.dtype.name)
+        self.idle = WorkspaceList()
         self._rows = _FIRST_ROWS
         self._token = object()
         self._lock = threading.Lock()
@@ -190,10 +191,7 @@ class Engine:
     def _run(self, call: Call, p: NDArray[Any]) -> tuple[NDArray[Any], list[ControlBars] | None]:
         p_bar = np.zeros(self.n_params, self.dtype)
         bars: list[ControlBars] = []
-        jacobian = self.linear.kernels if self.linear else None
-        aligned = aligned_vector(self.n_params, self.dtype)
-        aligned[: self.n_params] = p
-        unis = [self._prologue(k, aligned) for k in (self.kernels, self.cost, self.terminal, jacobian)]
+        unis = self.prologues(p)
         for start, stop in call.batch.chunks():
             part, bar = self._run_chunk(call, start, stop, unis)
             p_bar += part
@@ -202,28 +200,30 @@ class Engine:
         self.work = call.work
         return p_bar, bars if call.want_u else None
 
-    def _prologue(self, kernels: Any, p: NDArray[Any]) -> NDArray[Any] | None:
-        """Everything that depends on the parameters only; p is aligned."""
-        if kernels is None:
-            return None
-        uni = aligned_vector(kernels.n_uni, self.dtype)
-        call_kernel(kernels.prologue, [p], [uni])
-        return uni
+    def prologues(self, p: NDArray[Any]) -> list[NDArray[Any] | None]:
+        """What depends on the parameters only: one array for each set of kernels, None where there is none."""
+        own, made = aligned_vector(self.n_params, self.dtype), []
+        own[: self.n_params] = p
+        for kernels in (self.kernels, self.cost, self.terminal, self.linear.kernels if self.linear else None):
+            made.append(None if kernels is None else aligned_vector(kernels.n_uni, self.dtype))
+            if kernels is not None:
+                call_kernel(kernels.prologue, [own], made[-1:])  # type: ignore[arg-type]
+        return made
 
     def _run_chunk(
         self, call: Call, start: int, stop: int, unis: Sequence[NDArray[Any] | None]
     ) -> tuple[NDArray[Any], ControlBars | None]:
-        ready = self._prepared(call, start, stop)
+        ready = self.prepared(call, start, stop)
         p_bars = np.zeros((ready.groups if call.backward else 1, self.n_params), self.dtype)
         bars = np.zeros(ready.bar_shape, self.dtype) if call.want_u else None
         saves = None
-        if call.want_u and call.mode == s.GRADIENT:
+        if call.want_u and (call.mode == s.GRADIENT or self._fits_saves):
             saves = np.zeros((stop - start, call.batch.n_save, self.nu), self.dtype)
         flags = np.zeros(2, np.int64)  # cancel, counter of groups
         work_done = np.zeros((ready.groups, 3), np.int64)
-        table = self._complete(call, start, ready, unis, flags, p_bars, bars)
+        table = self.complete(call, start, ready, unis, flags, p_bars, bars)
         table[[s.U_SAVES_BAR_AT, s.WORK_AT]] = address(saves), address(work_done)
-        run_groups, idle, own_rows = self._sweeps.run_groups, self._idle, ready.own_rows
+        run_groups, idle, own_rows = self.sweeps.run_groups, self.idle, ready.own_rows
         held = (call, unis, flags, p_bars, bars, saves, work_done)  # what the table points to
 
         def work(held: tuple[Any, ...] = held) -> None:
@@ -234,7 +234,7 @@ class Engine:
                 group = run_groups(space.table_address, group)
                 if group < 0:
                     break
-                space = self._larger(space)
+                space = self.larger(space)
                 space.prepare(table, own_rows)
             idle.give(space)
 
@@ -256,7 +256,7 @@ class Engine:
         total = bars.sum(axis=0, keepdims=True) if call.batch.shared_controls else bars
         return p_bars.sum(axis=0), ControlBars(total, saves)
 
-    def _prepared(self, call: Call, start: int, stop: int) -> _Prepared:
+    def prepared(self, call: Call, start: int, stop: int) -> _Prepared:
         """What calls of one kind on one chunk have in common, kept with the batch."""
         batch, key = call.batch, (self._token, call.mode, call.want_u, call.checkpoints, start)
         found: _Prepared | None = batch.prepared.get(key)
@@ -268,23 +268,22 @@ class Engine:
         plan = self._plan(batch, pieces)
         sizes = self._sizes(call, pieces, plan)
         table = self._table(call, start, stop, pieces, plan)
-        own_bar = not batch.shared_controls
-        table[[s.BLOCKS, s.GROUPS, s.OWN_COEF_BAR]] = blocks, groups, own_bar
+        table[[s.BLOCKS, s.GROUPS, s.OWN_COEF_BAR]] = blocks, groups, not batch.shared_controls
         table[[s.SN, s.SM, s.RECORD, s.ROW_BYTES]] = sizes.sn, sizes.sm, sizes.record, sizes.row_bytes
         table[[s.OFF_STEP, s.OFF_J, s.OFF_LU, s.OFF_PIVOTS, s.OFF_J_TAPE]] = (
             sizes.stages * sizes.record, *sizes.step_offsets[1:5],
         )  # fmt: skip
         table[[s.OFF_U, s.OFF_T, s.OFF_TAPE]] = sizes.sn, sizes.sn + sizes.sm, sizes.sn + sizes.sm + sizes.sl
-        bar_shape = (stop - start if own_bar else groups, *pieces.coefficients.shape[1:])
-        saved = batch.saved_controls(start, stop) if call.mode in (s.LOSS, s.GRADIENT) else None
+        bar_shape = (groups if batch.shared_controls else stop - start, *pieces.coefficients.shape[1:])
+        saved = batch.saved_controls(start, stop) if self._fits_saves or call.mode in (s.LOSS, s.GRADIENT) else None
         if saved is not None:
             table[[s.U_SAVES_AT, s.OWN_U]] = address(saved), saved.shape[0] > 1
-        made = _Prepared(table, sizes, (pieces, saved), plan, groups, bar_shape, self._rows)
+        made = _Prepared(table, sizes, (pieces, saved), plan, groups, bar_shape, self._rows, batch.expected_seconds)
         if batch.keeps(start, stop):
             batch.prepared[key] = made
         return made
 
-    def _complete(
+    def complete(
         self,
         call: Call,
         start: int,
@@ -296,8 +295,7 @@ class Engine:
     ) -> NDArray[np.int64]:
         """The prepared table with the addresses of this call's arrays."""
         table = ready.table.copy()
-        sweep = call.sweep
-        flag = address(flags)
+        sweep, flag = call.sweep, address(flags)
         rows = (
             call.x0, call.x, call.seeds, call.scale, call.loss, call.slopes, call.x0_bar, sweep.status, sweep.reached,
             sweep.n_steps, sweep.n_rejected, sweep.n_rhs,
@@ -312,7 +310,7 @@ class Engine:
             table[slot] = row_address(array, 0 if shared else start)
         return table
 
-    def _larger(self, space: Workspace) -> Workspace:
+    def larger(self, space: Workspace) -> Workspace:
         """A workspace with twice the rows (as far as the planned rows need); the engine remembers the size."""
         sizes = space.sizes
         needed = max(2 * sizes.rows, int(space.table[s.ROWS]) + 2)
@@ -325,7 +323,7 @@ class Engine:
 
     def _plan(self, batch: Batch, pieces: PieceArrays) -> tuple[Any, ...] | None:
         """Rows of a fixed-step sweep that all trajectories share, or None."""
-        if self.method.adaptive or batch.ts.shape[0] > 1 or pieces.breaks.shape[0] > 1:
+        if self.method.adaptive or batch.ts.shape[0] > 1 or pieces.breaks.shape[0] > 1 or not batch.steady:
             return None
         found: tuple[Any, ...] | None = batch.plans.get(self.solver)
         if found is not None and np.array_equal(found[0], pieces.breaks):
@@ -335,11 +333,11 @@ class Engine:
         index = np.zeros(s.I_ROWS, np.int64)
         put_times(table, batch, pieces)
         table[[s.LANES, s.LANE_I_AT, s.ROW_CAP]] = 1, address(index), 0
-        rows = int(self._sweeps.plan_shared(table.ctypes.data))
+        rows = int(self.sweeps.plan_shared(table.ctypes.data))
         arrays = [np.zeros(max(rows, 1)) for _ in range(3)] + [np.zeros(max(rows, 1), np.int64) for _ in range(2)]
         table[s.ROW_T_AT : s.ROW_SAVED_AT + 1] = [address(v) for v in arrays]
         table[s.ROW_CAP] = rows
-        self._sweeps.plan_shared(table.ctypes.data)
+        self.sweeps.plan_shared(table.ctypes.data)
         batch.plans[self.solver] = made = (pieces.breaks, rows, arrays)
         return made
 

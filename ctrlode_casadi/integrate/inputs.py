@@ -12,6 +12,7 @@ from ..base.errors import DataError
 from ..model.ode import ControlledODE
 from . import problem
 from .batch import Batch
+from .settings import check_step_count
 
 
 class Inputs:
@@ -23,12 +24,14 @@ class Inputs:
         The user's model.
     system
         What is integrated: the model, or (x, z) as the states of one system.
+    solver
+        What integrates.
     dtype
         Type of all arrays.
     """
 
-    def __init__(self, model: ControlledODE, system: ControlledODE, dtype: np.dtype[Any]) -> None:
-        self._model, self._system, self._dtype = model, system, dtype
+    def __init__(self, model: ControlledODE, system: ControlledODE, solver: object, dtype: np.dtype[Any]) -> None:
+        self._model, self._system, self._solver, self._dtype = model, system, solver, dtype
         self._recent: list[tuple[Any, NDArray[np.float64], int, Batch]] = []
         self._lock = threading.RLock()
 
@@ -42,11 +45,16 @@ class Inputs:
                     if control is controls and count == size and np.array_equal(times, ts):
                         states = problem.check_states("x0", x0, self._model.nx, self._dtype)
                         return np.ascontiguousarray(np.broadcast_to(states, (count, self._model.nx))), batch
-            states, batch = problem.make_batch(self._model, x0, controls, ts, self._dtype)
+            states, batch = self._made(x0, controls, ts)
             with self._lock:
                 self._recent = [(controls, ts.copy(), batch.size, batch), *self._recent[:3]]
             return states, batch
-        return problem.make_batch(self._model, x0, controls, ts, self._dtype)
+        return self._made(x0, controls, ts)
+
+    def _made(self, x0: Any, controls: Any, ts: Any) -> tuple[NDArray[Any], Batch]:
+        states, batch = problem.make_batch(self._model, x0, controls, ts, self._dtype)
+        check_step_count(self._solver, batch)
+        return states, batch
 
     def with_guess(self, x0: NDArray[Any], z0: Any) -> NDArray[Any]:
         """Initial states (B, nx) followed by a guess of the algebraic variables, where the solver integrates those."""

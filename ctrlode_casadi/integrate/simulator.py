@@ -26,7 +26,7 @@ from .integrators.solvers import CasadiIntegrator
 from .paths import Paths
 from .results import CallWork, Sweep, new_sweep
 from .sensitivity import Sensitivity, sensitivity_of
-from .settings import check_settings
+from .settings import check_settings, described
 from .solvers import OneStep
 from .threads import limited
 from .trajectories import Trajectories
@@ -41,12 +41,12 @@ class Simulator:
     Parameters
     ----------
     model
-        `ControlledODE`; one with algebraic variables or a singular mass matrix needs a solver of DAEs.
+        `ControlledODE`; one with algebraic variables or a singular mass matrix is a DAE.
     solver
-        Explicit Runge-Kutta solver, ``Tsit5()`` by default; `Rodas5P` for stiff models and DAEs; "auto", or `Auto` with
-        settings, to start with the first and go over to the second where a trajectory is stiff; an integrator of
-        CasADi (`CVODES`, `IDAS`, `Collocation`, `ERK`, `Rosenbrock`). Each trajectory has its own steps when it is
-        adaptive.
+        Explicit Runge-Kutta solver, ``Tsit5()`` by default; `Rodas5P` for stiff models, the default for DAEs; "auto",
+        or `Auto` with settings, to start with the first and go over to the second where a trajectory is stiff; an
+        integrator of CasADi (`CVODES`, `IDAS`, `Collocation`, `ERK`, `Rosenbrock`). Each trajectory has its own steps
+        when it is adaptive.
     sensitivity
         How `vjp` and objectives compute gradients: "adjoint" (discrete), "forward", "auto" (the faster of them, by a
         cost model), ``Adjoint(checkpoints=k)``, ``Forward(chunk=m)``; `ContinuousAdjoint` with CVODES and IDAS, where
@@ -117,7 +117,7 @@ class Simulator:
         forward = ForwardProducts(system, cast(OneStep, solver), self._dtype, threads) if chunked else None
         selection = Selection(system.rhs, solver, self.dtype, self.threads)
         self._derivatives = Derivatives(system, self._paths, self._sensitivity, forward, selection)
-        self._inputs = Inputs(model, system, self._dtype)
+        self._inputs = Inputs(model, system, solver, self._dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as its settings; the copy compiles, or finds its code in the cache, when first used."""
@@ -343,11 +343,10 @@ class Simulator:
     def explain(self) -> str:
         """What runs: path, method, lanes, threads, code size and compile time, as text."""
         reason = f" ({self._paths.reason})" if self._paths.reason else ""
-        kind = "adaptive" if self._solver.adaptive else "fixed"
         return "\n".join(
             [
                 f"backend: {self.backend}{reason}",
-                f"solver: {self._solver!r}, order {self._solver.order}, {kind} steps",
+                described(self._model, self._solver),
                 *self._paths.stiffness(),
                 *self._derivatives.explain(),
                 f"threads: {self.threads}, dtype: {self.dtype}",

@@ -121,7 +121,7 @@ class ErrorControl(OneStep):
         ``error / (atol + rtol * max(|x|, |x'|))`` stays below one. `atol` may be a sequence with one entry per state.
         In single precision rtol is raised to 6e-6, fifty units of rounding.
     max_steps
-        Limit on the trial steps of one trajectory.
+        Limit on the trial steps of one trajectory; it grows by ten with every knot of the control that is passed.
     dt0
         First step; chosen by Hairer's algorithm when None.
     """

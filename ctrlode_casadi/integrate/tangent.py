@@ -38,6 +38,16 @@ class TangentControl:
         """Number of trajectories, 1 when shared."""
         return int(self.control.n_trajectories)
 
+    def __getitem__(self, index: slice) -> TangentControl:
+        """Some of the trajectories."""
+        return TangentControl(self.control[index], None if self.dvalues is None else self.dvalues[index])
+
+    def __call__(self, t: Any) -> NDArray[Any]:
+        """Values and their change at times t, (B, m, 2 nu)."""
+        base = self.control(t)
+        change = np.zeros_like(base) if self.dvalues is None else self.control.jvp(t, self.dvalues)
+        return np.concatenate([base, change], axis=-1)
+
     def pieces(self, t0: float, t1: float, start: int = 0, stop: int | None = None) -> Pieces:
         """Pieces of the control with those of its change appended."""
         base: Pieces = self.control.pieces(t0, t1, start, stop)

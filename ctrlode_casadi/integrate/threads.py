@@ -27,6 +27,10 @@ from numpy.typing import NDArray
 #: Calls that took less than this time before (seconds) are run in the calling thread as well.
 SHORT = 0.25
 
+#: Calls that took less are not shared with other threads, which take as long to wake up (measured: 256 trajectories of
+#: a falling ball take 0.14 ms on one thread and 0.17 ms on two).
+TINY = 3e-4
+
 #: When the calls of this thread must end, in seconds of `time.perf_counter`; None for no limit.
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
@@ -155,7 +159,10 @@ def run_workers(work: Callable[[], None], count: int, cancel: NDArray[np.int64],
     """
     if time_left() is not None:
         seconds = None
+    if time_is_up():
+        cancel[0] = 1
     short = seconds is not None and seconds < SHORT
+    count = 1 if seconds is not None and seconds < TINY else count
     if short and count <= 1:
         _work_here(work, cancel)
         return not cancel[0]

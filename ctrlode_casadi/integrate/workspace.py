@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -155,13 +156,19 @@ class Sizes:
 
     def memory(self, rows: int) -> tuple[int, int, int]:
         """Bytes of start states, of step headers and of all other work arrays in a reverse sweep over `rows` rows."""
-        states = self.states if self.checkpoints else min(self.states, rows + 1)
-        used = replace(self, rows=min(self.rows, rows), states=states, tape_rows=min(self.tape_rows, rows))
-        parts = used.parts()
-        headers = sum(parts[slot] for slot in range(s.ROW_T_AT, s.ROW_SAVED_AT + 1))
-        flags = parts[s.ROW_FLAG_AT] + parts[s.ROW_FIRST_AT]
-        other = sum(parts.values()) - headers - flags - parts[s.STATES_AT]
-        return parts[s.STATES_AT], headers + (flags if self.row_lanes > 1 else 0), other
+        return _memory(self, rows)
+
+
+@lru_cache(maxsize=256)
+def _memory(sizes: Sizes, rows: int) -> tuple[int, int, int]:
+    """See `Sizes.memory`; kept, since it takes as long as a short call."""
+    states = sizes.states if sizes.checkpoints else min(sizes.states, rows + 1)
+    used = replace(sizes, rows=min(sizes.rows, rows), states=states, tape_rows=min(sizes.tape_rows, rows))
+    parts = used.parts()
+    headers = sum(parts[slot] for slot in range(s.ROW_T_AT, s.ROW_SAVED_AT + 1))
+    flags = parts[s.ROW_FLAG_AT] + parts[s.ROW_FIRST_AT]
+    other = sum(parts.values()) - headers - flags - parts[s.STATES_AT]
+    return parts[s.STATES_AT], headers + (flags if sizes.row_lanes > 1 else 0), other
 
 
 class Workspace:

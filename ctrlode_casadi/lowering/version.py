@@ -5,6 +5,6 @@ from __future__ import annotations
 from importlib.metadata import version
 
 #: Counts changes of the generated code; raise it with every change of an emitter.
-CODE_VERSION = 9
+CODE_VERSION = 10
 
 FINGERPRINT = f"{CODE_VERSION}|llvmlite {version('llvmlite')}|casadi {version('casadi')}"

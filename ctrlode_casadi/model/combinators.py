@@ -15,6 +15,7 @@ from ..base.errors import ModelError, unknown_name
 from .layers import check_layers, numbered_layout, split
 from .layout import ParameterLayout
 from .network import Network, column, size, trace
+from .storing import Copied, stored_function
 
 _CONNECTIONS = ("+", "cat")
 _NO_PARAMETERS = ParameterLayout()
@@ -153,13 +154,14 @@ class Scale(Network):
 
 
 @dataclass(frozen=True)
-class Lambda(Network):
+class Lambda(Copied, Network):
     """A fixed CasADi expression as a layer; no parameters.
 
     Parameters
     ----------
     fn
-        Function of one CasADi column of n_in entries; returns n_out expressions, as a vector, list or tuple.
+        Function of one CasADi column of n_in entries; returns n_out expressions, as a vector, list or tuple. With a
+        lambda the layer can be pickled, too: its expressions are stored.
     n_in, n_out
         Sizes of input and output.
     """
@@ -179,6 +181,10 @@ class Lambda(Network):
     def layout(self) -> ParameterLayout:
         """Empty."""
         return _NO_PARAMETERS
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fn = stored_function(f"Lambda(fn, {self.n_in}, {self.n_out})", "fn", self.fn, lambda: self._traced)
+        return type(self), (fn, self.n_in, self.n_out)
 
     @cached_property
     def _traced(self) -> ca.Function:

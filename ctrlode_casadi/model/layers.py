@@ -14,10 +14,11 @@ from .activations import Activation, ActivationFunction, find_activation
 from .init import InitFunction
 from .layout import Leaf, ParameterLayout
 from .network import Network, size, trace
+from .storing import Copied, check_initializer, stored_function
 
 
 @dataclass(frozen=True)
-class Dense(Network):
+class Dense(Copied, Network):
     """Fully connected layer, ``activation(W z + b)``.
 
     Parameters
@@ -35,7 +36,8 @@ class Dense(Network):
     Notes
     -----
     Parameters: ``weight`` (n_out, n_in) row by row, then ``bias`` (n_out,). The cost is n_out n_in
-    multiply-adds.
+    multiply-adds. A layer can be pickled, with a lambda as activation too: its expressions are stored. A lambda as
+    initialiser is refused then.
     """
 
     n_in: int
@@ -76,6 +78,17 @@ class Dense(Network):
         weight = ca.reshape(p[:n] if self.bias else p, self.n_in, self.n_out).T
         out = ca.mtimes(weight, z)
         return find_activation(self.activation)(out + p[n:] if self.bias else out)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        activation, n = self.activation, self.n_out
+        if not isinstance(activation, str):
+            function = activation
+            activation = stored_function(
+                f"Dense({self.n_in}, {n})", "activation", function, lambda: trace("activation", function, n, n)
+            )
+        for name in ("weight_init", "bias_init"):
+            check_initializer(f"Dense({self.n_in}, {n})", name, getattr(self, name))
+        return type(self), (self.n_in, n, activation, self.weight_init, self.bias_init, self.bias)
 
     def __repr__(self) -> str:
         activation = "" if self.activation == "identity" else f", {self.activation!r}"

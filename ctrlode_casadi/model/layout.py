@@ -17,6 +17,7 @@ import numpy as np
 from ..base.arrays import Float64Array, floats, from_dm
 from ..base.errors import CtrlodeError, DataError, ModelError, unknown_name
 from .init import InitFunction, zeros
+from .storing import Copied, check_initializer
 from .tree import ParameterTree
 
 _NAME = re.compile(r"[A-Za-z]\w*|\d+")
@@ -89,7 +90,7 @@ def _as_block(name: str, value: Any) -> Block:
     )
 
 
-class ParameterLayout:
+class ParameterLayout(Copied):
     """Named blocks of one flat parameter vector, in the order given.
 
     Parameters
@@ -138,7 +139,17 @@ class ParameterLayout:
         raise AttributeError("a ParameterLayout is immutable; build a new one")
 
     def __reduce__(self) -> tuple[Any, ...]:
+        for path, leaf in self._leaves():
+            check_initializer(f"ParameterLayout: block {path!r}", "its initialiser", leaf.init)
         return ParameterLayout, (self._blocks,)
+
+    def _leaves(self) -> Iterator[tuple[str, Leaf]]:
+        """All leaves with their dotted names."""
+        for name, block in self._blocks.items():
+            if isinstance(block, Leaf):
+                yield name, block
+            else:
+                yield from ((f"{name}.{path}", leaf) for path, leaf in block._leaves())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ParameterLayout) and list(self._blocks.items()) == list(other._blocks.items())

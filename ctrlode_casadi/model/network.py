@@ -78,6 +78,20 @@ def check_free(name: str, expression: ca.MX, inputs: list[ca.MX], allowed: str) 
         )
 
 
+def check_tables(name: str, expression: ca.MX, inputs: list[ca.MX]) -> None:
+    """Refuse `casadi.interpolant` with values as inputs where its derivative with respect to them is silently zero."""
+    for table in ca.Function("f", inputs, [expression]).find_functions():
+        if table.class_name() not in ("BSplineInterpolant", "LinearInterpolant") or table.n_in() < 2:
+            continue
+        reverse = table.reverse(1)
+        symbols = [ca.MX.sym(n, reverse.sparsity_in(i)) for i, n in enumerate(reverse.name_in())]
+        if reverse.call(symbols)[1].nnz() == 0:
+            raise ModelError(
+                f"{name}: CasADi's interpolant {table.name()!r} takes its values as an input, and its derivative with "
+                "respect to them would be zero without a warning; make it with the option {'inline': True}"
+            )
+
+
 class Network(Parametrized):
     """Base class of all layers. Immutable; the parameters are kept outside, in one flat vector.
 

@@ -9,7 +9,7 @@ from typing import Any
 import casadi as ca
 
 from ..base.errors import DataError, ModelError
-from .network import check_free, column
+from .network import check_free, check_tables, column
 
 
 def expression(
@@ -43,6 +43,7 @@ def expression(
         result = call_python(name, source, arguments, "a casadi.Function or a network")
     joined = column(name, result, n, letter)
     check_free(name, joined, list(symbols.values()), f"its arguments {_listed(symbols)}")
+    check_tables(name, joined, list(symbols.values()))
     return joined
 
 

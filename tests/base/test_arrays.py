@@ -65,6 +65,18 @@ def test_floats_missing_data_and_error_class() -> None:
         floats("data", np.array([np.inf]), ("T",), finite="nan", error=ControlError)
 
 
+def test_masked_entries_are_never_used() -> None:
+    values = np.array([1.0, 99.0, 3.0])
+    masked = np.ma.masked_array(values, mask=[False, True, False])
+    np.testing.assert_array_equal(floats("data", masked, finite="nan"), [1.0, np.nan, 3.0])
+    np.testing.assert_array_equal(floats("ts", np.ma.masked_array(values, mask=False)), values)
+    for value in (masked, [masked, masked], [1.0, np.ma.masked]):
+        with pytest.raises(DataError, match=r"masked entries; mark missing data with NaN, value.filled\(np.nan\)"):
+            floats("ts", value)
+    with pytest.raises(DataError, match="masked"):
+        floats("data", np.ma.masked_array([1, 2], mask=[True, False]), finite="nan")
+
+
 def test_shapes() -> None:
     assert shape_text(("T",)) == "(T,)" and shape_text((None, 3, ("nu", 1))) == "(any, 3, nu=1)"
     check_shape("m", (3, 3), ("n", "n"))

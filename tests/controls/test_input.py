@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ctrlode_casadi.base.errors import ControlError
-from ctrlode_casadi.controls import CubicHermite, CubicSpline, PiecewiseConstant, PiecewiseLinear
+from ctrlode_casadi.controls import Constant, CubicHermite, CubicSpline, PiecewiseConstant, PiecewiseLinear
 
 K3 = [0.0, 1.0, 2.0]
 
@@ -126,12 +126,38 @@ def test_times_are_checked():
     assert u([]).shape == (4, 0, 1)
 
 
-def test_arrays_are_neither_copied_nor_changed_nor_writable():
-    values = np.zeros((2, 3, 1))
-    u = PiecewiseLinear(K3, values)
-    assert np.shares_memory(u.values, values) and values.flags.writeable
+@pytest.mark.parametrize("view", [False, True])
+@pytest.mark.parametrize("changed", ["knots", "values", "slopes", "with_values"])
+def test_what_a_user_writes_into_arrays_later_does_not_change_the_control(changed, view):
+    arrays = {"knots": np.array(K3), "values": np.ones((2, 3, 1)), "slopes": np.ones((2, 3, 1))}
+    given = {name: v.view() for name, v in arrays.items()}
+    for v in given.values():
+        v.flags.writeable = not view
+    u = CubicHermite(given["knots"], given["values"], given["slopes"])
+    if changed == "with_values":
+        u, changed = u.with_values(given["values"]), "values"
+    t = np.linspace(0.0, 2.0, 9)
+    before = u(t).copy()
+    arrays[changed] *= 7.0
+    np.testing.assert_array_equal(u(t), before)
+    assert u.pieces(0.0, 2.0).breaks.tolist() == K3
+
+
+def test_constant_values_are_the_controls_own():
+    values = np.array([1.0, 2.0])
+    u = Constant(values)
+    values[:] = 5.0
+    assert u([0.0]).ravel().tolist() == [1.0, 2.0]
+
+
+def test_arrays_of_a_control_cannot_be_written_to_and_are_shared_with_others():
+    u = PiecewiseLinear(K3, np.zeros((2, 3, 1)))
     with pytest.raises(ValueError, match="read-only"):
         u.values[0] = 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        u.knots[0] = 1.0
+    assert np.shares_memory(PiecewiseLinear(u.knots, u.values).values, u.values)
+    assert np.shares_memory(u[1].values, u.values)
 
 
 def test_slopes_out_of_range_are_refused():

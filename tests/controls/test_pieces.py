@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ctrlode_casadi.base.errors import ControlError
-from ctrlode_casadi.controls import Constant, CubicSpline, PiecewiseConstant, PiecewiseLinear
+from ctrlode_casadi.controls import Akima, Constant, CubicSpline, Pchip, PiecewiseConstant, PiecewiseLinear
 
 RULES = ("hold", "linear", "periodic")
 
@@ -73,11 +73,12 @@ def test_neighbouring_polynomials_meet(continuous_case, rng, random_knots):
 
 def test_stops():
     knots, v = np.arange(4.0), np.zeros(4)
-    assert PiecewiseConstant(knots, v).stop_at_knots and PiecewiseLinear(knots, v).stop_at_knots
+    for kind in (PiecewiseConstant, PiecewiseLinear, Pchip, Akima):
+        assert kind(knots, v).stop_at_knots and kind(knots, v).pieces(0.0, 3.0).stops.all()
     u = CubicSpline(knots, v, extrapolation=("hold", "linear"))
     assert not u.stop_at_knots
     p = u.pieces(-1.0, 4.0)
-    assert p.breaks.tolist() == [-1, 0, 1, 2, 3, 4] and p.stops.tolist() == [False, True] + 4 * [False]
+    assert p.breaks.tolist() == [-1, 0, 1, 2, 3, 4] and p.stops.tolist() == [False, True, False, False, True, False]
     assert CubicSpline(knots, v, extrapolation="periodic").pieces(0.0, 6.0).stops.tolist() == [
         True,
         False,

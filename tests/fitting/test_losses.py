@@ -52,6 +52,15 @@ def test_built_in_losses(loss: str, missing: bool, weights: tuple[int, ...] | No
     agree(e.objective(loss=loss, weights=None if weights is None else w), plain)
 
 
+def test_masked_data_are_missing_data() -> None:
+    e = Experiment(3)
+    full = e.data.copy()
+    e.data[1, 3] = np.nan
+    missing = e.objective().value(P)
+    e.data = np.ma.masked_array(full, mask=np.isnan(e.data))
+    assert e.objective().value(P) == missing
+
+
 def test_zero_weight_is_like_missing_but_for_the_count() -> None:
     e = Experiment(3)
     w = np.ones(e.data.shape)

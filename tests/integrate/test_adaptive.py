@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 
 from ctrlode_casadi.base.status import Status
-from ctrlode_casadi.controls import CubicSpline, PiecewiseConstant, PiecewiseLinear
+from ctrlode_casadi.controls import Akima, CubicSpline, Pchip, PiecewiseConstant, PiecewiseLinear
 from ctrlode_casadi.integrate import BS3, DOP853, RK4, Dopri5, Simulator, Tsit5
+from ctrlode_casadi.integrate.rosenbrock.solvers import Rodas5P
+from ctrlode_casadi.model.ode import ControlledODE
 from integrate.problems import P, blow_up, lotka_volterra, oscillator, reference
 
 METHODS = [BS3, Dopri5, Tsit5, DOP853]
@@ -27,6 +30,25 @@ def test_error_follows_the_tolerance(method, kind):
     for b in range(5):
         exact = reference(control, P, x0[b], ts, KNOTS, b)
         assert np.abs(sol.x[b] - exact).max() < 30 * rtol * (1 + np.abs(exact).max())
+
+
+@pytest.mark.parametrize("kind", [Pchip, Akima, PiecewiseLinear])
+@pytest.mark.parametrize("method", [Tsit5, DOP853, Rodas5P])
+def test_knots_that_are_not_smooth_cost_no_accuracy(method, kind, rng):
+    """A damped linear oscillator and random values on 21 knots: steps that crossed them were off by 30 tolerances."""
+    model = ControlledODE(lambda t, x, u, p: [x[1], u[0] - x[0] - 0.5 * x[1]], nx=2, nu=1)
+    knots, ends = np.linspace(0.0, 10.0, 21), np.array([0.0, 10.0])
+    control, x0 = kind(knots, rng.standard_normal((9, 21, 1))), np.zeros((9, 2))
+    exact = Simulator(model, DOP853(steps_per_interval=20))(x0, control, None, ends).x
+    found = Simulator(model, method(rtol=1e-8, atol=1e-8))(x0, control, None, ends).x
+    assert np.abs(found - exact).max() < 1e-8
+
+
+def test_no_absolute_tolerance_for_a_state_that_stays_zero():
+    model = ControlledODE(lambda t, x, u, p: [-x[0], 0 * x[1]], nx=2)
+    for solver in (Tsit5(rtol=1e-8, atol=0), DOP853(rtol=1e-8, atol=0), Rodas5P(rtol=1e-8, atol=0)):
+        sol = Simulator(model, solver)([1.0, 0.0], None, None, [0.0, 1.0])
+        assert sol.success.all() and sol.x[0, -1] == pytest.approx([np.exp(-1.0), 0.0], rel=1e-7)
 
 
 def test_terminal_gradient_of_the_sundials_example():
@@ -95,6 +117,42 @@ def test_step_limit():
     assert sol.status == [Status.MAX_STEPS] * 3
     assert np.isnan(sol.x[:, -1]).all()
     assert np.all(sol.stats["n_steps"] + sol.stats["n_rejected"] == 20)
+
+
+@pytest.mark.parametrize("kind", [PiecewiseConstant, PiecewiseLinear])
+@pytest.mark.parametrize(("solver", "backend"), [(Tsit5, "compiled"), (Tsit5, "casadi"), (Rodas5P, "compiled")])
+def test_step_limit_grows_with_the_knots_passed(solver, backend, kind, rng):
+    """Each trajectory by its own knots: ten trials for each one, whatever those of its neighbours."""
+    most = 40
+    sim = Simulator(oscillator(), solver(max_steps=most), backend=backend)
+    knots = [np.linspace(0.0, 20.0, n) for n in (401, 2, 201)]
+    controls = [kind(k, rng.standard_normal(k.size), nu=1, extrapolation="hold") for k in knots]
+    spans = [np.array([0.0, 20.0]), np.array([0.0, 200.0]), np.array([10.0, 20.0])]
+    sol = sim(np.zeros((3, 2)), controls, P, spans)
+    assert sol.status == [Status.SUCCESS, Status.MAX_STEPS, Status.SUCCESS]
+    trials = sol.stats["n_steps"] + sol.stats["n_rejected"]
+    assert trials[0] >= 400 and trials[1] in (most, most + 10) and trials[2] >= 100
+    for b in range(3):
+        alone = sim(np.zeros((1, 2)), controls[b], P, spans[b])
+        assert alone.status == [sol.status[b]]
+        assert alone.stats["n_steps"][0] + alone.stats["n_rejected"][0] == trials[b]
+    # Knots before the initial time do not count: the second trajectory passes none.
+    tight = Simulator(oscillator(), solver(rtol=1e-13, atol=1e-15, max_steps=2), backend=backend)
+    late = tight(np.zeros((2, 2)), controls[0], P, [np.array([0.0, 19.96]), np.array([19.96, 19.99])])
+    assert late.status[1] == Status.MAX_STEPS
+    assert late.stats["n_steps"][1] + late.stats["n_rejected"][1] == 2
+
+
+def test_more_knots_than_the_default_limit(rng):
+    """x' = u - x with a control held on each of 120 000 intervals, against the exact recursion."""
+    n, h = 120_000, 0.01
+    model = ControlledODE(lambda t, x, u, p: u - x, nx=1, nu=1)
+    u = rng.standard_normal(n + 1)
+    ts = h * np.arange(n + 1)
+    sol = Simulator(model, Tsit5(rtol=1e-8))([0.5], PiecewiseConstant(ts, u), None, ts)
+    assert sol.status == [Status.SUCCESS]
+    exact = lfilter([0.0, -np.expm1(-h)], [1.0, -np.exp(-h)], u, zi=[0.5])[0]
+    np.testing.assert_allclose(sol.x[0, :, 0], exact, atol=1e-8)
 
 
 def test_derivative_that_is_not_finite_at_once():

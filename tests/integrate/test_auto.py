@@ -233,11 +233,11 @@ def test_single_precision(rng):
         np.testing.assert_allclose(x_bar[b], alone.vjp(x0, control, p, TS, seeds)[1][b], rtol=2e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("most", "stiff"), [(30, [True, False, False, False]), (60, [True, False, True, False])])
+@pytest.mark.parametrize(("most", "stiff"), [(30, [True, False, False, False]), (40, [True, False, True, False])])
 def test_step_limit(most, stiff, rng):
     """Where the explicit method is at the limit the stiff one is tried; if that fails, too, the explicit result stands.
 
-    The stiff method needs 21, 111, 74 and 234 trials, stiffness is found after some 40.
+    The stiff method needs 21, 111, 74 and 234 trials, stiffness is found after some 40; knots add to the limit.
     """
     x0, control = inputs(10, rng)
     x0, control = x0[:4], control[:4]
@@ -342,8 +342,6 @@ def test_bad_uses():
         co.Simulator(MODEL, "auto", backend="casadi")
     with pytest.raises(co.SolverError, match="no step of its own"):
         MODEL.step(co.Auto(), 0.1)
-    with pytest.raises(co.SolverError, match="does not take events"):
-        co.Simulator(MODEL, "auto", events=co.Event(lambda t, x, u, p: x[0], name="zero"))
 
 
 def test_time_limit(rng):

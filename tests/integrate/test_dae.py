@@ -138,6 +138,33 @@ def test_objective_with_algebraic_outputs(free, rng):
         np.testing.assert_allclose(one, two, rtol=1e-6, atol=2e-7)
 
 
+@pytest.mark.parametrize("mass", [False, True])
+def test_default_solver(mass, rng):
+    """Without a solver a DAE is integrated by Rodas5P with the default tolerances, and said to be; an ODE by Tsit5."""
+
+    def whole(t, x, u, p):
+        return [*rhs(t, x[:2], u, p, x[2:]), algebraic(t, x[:2], u, p, x[2:])]
+
+    model = co.ControlledODE(whole, nx=3, nu=1, params=2, mass=np.diag([1.0, 1.0, 0.0])) if mass else dae()
+    x0, control, p, ts = inputs(co.PiecewiseConstant, 3, rng)
+    x0 = np.concatenate([x0, np.zeros((3, 1))], axis=1) if mass else x0
+    sim = co.Simulator(model)
+    assert sim.solver == co.Rodas5P() and pickle.loads(pickle.dumps(sim)).solver == co.Rodas5P()
+    assert "solver: Rodas5P(" in sim.explain() and "adaptive steps, the default for a DAE" in sim.explain()
+    assert "default" not in co.Simulator(model, co.Rodas4()).explain()
+    sol, same = sim(x0, control, p, ts), co.Simulator(model, co.Rodas5P())(x0, control, p, ts)
+    truth = co.Simulator(eliminated(output=root), co.DOP853(rtol=1e-11, atol=1e-12))(x0[:, :2], control, p, ts)
+    assert sol.success.all()
+    np.testing.assert_array_equal(sol.x, same.x)
+    np.testing.assert_allclose(sol.x[..., :2], truth.x, atol=1e-4)
+    data = np.zeros((3, 9, 3 if mass else 2))
+    obj = co.Objective(sim, x0, control, ts, data=data)
+    value = np.mean(sol.x**2)
+    assert obj.value(p) == pytest.approx(value, rel=1e-12)
+    regular = co.Simulator(co.ControlledODE(pendulum, nx=2, nu=1, params=2, mass=np.eye(2)))
+    assert regular.solver == co.Tsit5() and "default" not in regular.explain()
+
+
 # --- mass matrices -------------------------------------------------------------------------------------------------
 
 
@@ -272,7 +299,7 @@ def test_no_algebraic_values_after_a_jump():
 
 def test_what_is_refused(rng):
     with pytest.raises(ModelError, match=r"Tsit5 cannot integrate a DAE \(nz=1\); use Rodas5P"):
-        co.Simulator(dae())
+        co.Simulator(dae(), co.Tsit5())
     singular = co.ControlledODE(pendulum, nx=2, nu=1, params=2, mass=np.ones((2, 2)))
     with pytest.raises(ModelError, match="singular mass matrix"):
         co.Simulator(singular, co.RK4())

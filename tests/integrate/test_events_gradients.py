@@ -138,9 +138,8 @@ def test_an_objective_learns_the_restitution() -> None:
     assert report.exact_error < 1e-11  # differences see the kink where an impact passes a save time
     found = minimize(obj, p, jac=True, method="L-BFGS-B", options={"ftol": 1e-16, "gtol": 1e-9})
     np.testing.assert_allclose(found.x, true, atol=1e-4)
-    for action in (lambda: obj.hessp(p, p), lambda: obj.jac(p)):
-        with pytest.raises(co.UnsupportedOperation, match="events"):
-            action()
+    with pytest.raises(co.UnsupportedOperation, match="events"):
+        obj.hessp(p, p)
     ending = co.Simulator(ball(), events=co.Event(lambda t, x, u, p: x[0], terminal=True))
     with pytest.raises(co.UnsupportedOperation, match="terminal event"):
         co.Objective(ending, x0, None, ts, data=np.zeros((3, 22, 2)))

@@ -84,6 +84,19 @@ def test_order_of_collocation(scheme: str) -> None:
     assert slope == pytest.approx(sim[0].solver.order, abs=0.4)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e4, 1e6, 1e8])
+def test_collocation_has_no_favourite_size_of_the_states(size: float) -> None:
+    """x' = -p x sqrt(1 + (x / size)^2) from x = size: the solution is `size` times that for size 1."""
+    scaled = co.ControlledODE(lambda t, x, u, p: -p * x * (1 + (x / size) ** 2) ** 0.5, nx=1, params=1)
+    ts, seeds = np.linspace(0.0, 1.0, 5), np.ones((5, 1))
+    sim, exact = (co.Simulator(scaled, s) for s in (co.Collocation(4, "legendre"), co.DOP853(rtol=1e-12, atol=1e-12)))
+    assert sim([size], None, [1.0], ts).success.all()
+    for found, wanted in zip(*(s.vjp([size], None, [1.0], ts, seeds)[:2] for s in (sim, exact)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-7)
+    tangent = sim.jvp([size], None, [1.0], ts, dp=[1.0])
+    np.testing.assert_allclose(tangent, exact.jvp([size], None, [1.0], ts, dp=[1.0]), rtol=1e-7, atol=1e-7 * size)
+
+
 def test_many_save_times_cost_no_restart() -> None:
     """Save times without knots between them are outputs of one call."""
     model = co.ControlledODE(lambda t, x, u, p: [x[1], p[0] * (1 - x[0] ** 2) * x[1] - x[0]], nx=2, params=1)

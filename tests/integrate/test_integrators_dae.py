@@ -55,35 +55,67 @@ def test_values_and_derivatives_of_a_dae(name: str, sensitivity: str, rng: np.ra
     sol = sim(X0, control, P, TS, z0=[3.0])
     assert worst(sol.x, truth(X0, control, P, TS).x) < 1e-8
     assert sol.z.shape == (2, 6, 1)
-    # At a knot the value saved is that of the interval before it, at the initial time of that after it.
-    inside = [0, 1, 3, 4]
+    # On knots, too, z fits the control that is reported there.
     loads = P[0] * sol.x[:, :, 0] + P[1] * TS + 0.3 * sol.u[:, :, 0]
-    assert worst((sol.z + sol.z**3)[:, inside, 0], loads[:, inside]) < 1e-8
+    assert worst((sol.z + sol.z**3)[:, :, 0], loads) < 1e-13
     seeds = rng.standard_normal(sol.x.shape)
     assert worst(sim.vjp(X0, control, P, TS, seeds), truth.vjp(X0, control, P, TS, seeds)) < 1e-8
     along = {"dp": rng.standard_normal(2), "du": rng.standard_normal(control.values.shape)}
     assert worst(sim.jvp(X0, control, P, TS, **along), truth.jvp(X0, control, P, TS, **along)) < 1e-8
 
 
-def test_adjoint_of_algebraic_variables(rng: np.random.Generator) -> None:
-    """Seeds of z, which the engine takes beside those of x, against differences of z."""
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_derivatives_of_algebraic_variables(name: str, side: str, rng: np.random.Generator) -> None:
+    """Seeds of z at save times on knots and between, which the engine takes beside those of x, against differences."""
     from ctrlode_casadi.integrate import problem
     from ctrlode_casadi.integrate.integrators.engine import make_integrator_engine
+    from ctrlode_casadi.integrate.tangent import with_change
 
-    control = co.PiecewiseLinear(KNOTS, rng.standard_normal((2, 4, 1)))
-    for solver in SOLVERS.values():
-        engine = make_integrator_engine(implicit(), solver, 2)
-        x0, batch = problem.make_batch(implicit(), X0, control, TS, np.dtype(np.float64))
-        start, seeds = np.concatenate([x0, np.ones((2, 1))], axis=1), rng.standard_normal((2, TS.size, 3))
+    control = co.PiecewiseConstant(KNOTS, rng.standard_normal((2, 4, 1)), side=side)
+    engine = make_integrator_engine(implicit(), SOLVERS[name], 2)
+    for ts in (TS, TS[:1]):
+        x0, batch = problem.make_batch(implicit(), X0, control, ts, np.dtype(np.float64))
+        start, seeds = np.concatenate([x0, np.ones((2, 1))], axis=1), rng.standard_normal((2, ts.size, 3))
         made = engine.vjp(batch, start, P, seeds, want_u=True)
+        bars = [made.p_bar, made.x0_bar[:, :2], batch.values_adjoint(made.control_bars)]
+        point, zero = [P, X0, control.values], [np.zeros(2), np.zeros((2, 2)), np.zeros((2, 4, 1))]
 
-        def moved(h: float, e: Any, solver: Any = solver, control: Any = control, seeds: Any = seeds) -> float:
-            sol = co.Simulator(implicit(), solver)(X0, control, P + h * e, TS)
+        def value(p: Any, x: Any, v: Any, ts: Any = ts, seeds: Any = seeds) -> float:
+            sol = co.Simulator(implicit(), SOLVERS[name])(x, control.with_values(v), p, ts)
             return float(np.sum(seeds * np.concatenate([sol.x, sol.z], axis=2)))
 
-        for j, e in enumerate(np.eye(2)):
-            coarse, fine = ((moved(h, e) - moved(-h, e)) / (2 * h) for h in (2e-3, 1e-3))
-            assert made.p_bar[j] == pytest.approx((4 * fine - coarse) / 3, rel=1e-6)
+        for i, bar in enumerate(bars):
+            d = list(zero)
+            d[i] = rng.standard_normal(point[i].shape)
+            moved = [value(*(v + h * e for v, e in zip(point, d, strict=True))) for h in (2e-3, 1e-3, -1e-3, -2e-3)]
+            truth = (8 * (moved[1] - moved[2]) - (moved[0] - moved[3])) / 12e-3
+            assert np.sum(bar * d[i]) == pytest.approx(truth, rel=1e-6, abs=1e-9)
+            dy = engine.tangents([with_change(batch, d[2])], start, P, d[0][None], d[1][None])
+            assert np.sum(seeds * dy[0]) == pytest.approx(truth, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("solver", [co.Rodas5P(), co.IDAS(), co.Rosenbrock(), co.Collocation()])
+def test_reasons_without_initial_values(solver: Any) -> None:
+    """The same on all paths: SINGULAR where the Jacobian is singular everywhere, whether or not there are solutions."""
+
+    def status(*equations: Any) -> str:
+        model = co.ControlledODE(
+            lambda t, x, u, p, z: -z[0], nx=1, nz=len(equations), z0=[1.0] * len(equations),
+            algebraic=lambda t, x, u, p, z: [equation(x, z) for equation in equations],
+        )  # fmt: skip
+        return str(co.Simulator(model, solver)([1.0], None, None, [0.0, 0.5]).status[0].name)
+
+    def total(x: Any, z: Any) -> Any:
+        return 0.1 * z[0] + 0.3 * z[1] - x[0]
+
+    assert status(total, total) == "SINGULAR"
+    assert status(total, lambda x, z: 3.0 * total(x, z)) == "SINGULAR"
+    assert status(total, lambda x, z: total(x, z) + 1.0) == "SINGULAR"
+    assert status(lambda x, z: z[0] * z[1] - x[0], lambda x, z: x[0] - z[0] * z[1]) == "SINGULAR"
+    assert status(lambda x, z: z[0] ** 2 + x[0]) == "INCONSISTENT"
+    assert status(lambda x, z: ca.sqrt(z[0] - 5.0) - x[0]) == "INCONSISTENT"  # not finite at the guess
+    assert status(total, lambda x, z: z[0] - z[1]) == "SUCCESS"
 
 
 def test_no_consistent_value_is_a_status() -> None:

@@ -117,7 +117,7 @@ def test_a_simulator_needs_an_ode():
         Simulator(lambda t, x, u, p: x)
     dae = ControlledODE(lambda t, x, u, p, z: -z, nx=1, nz=1, algebraic=lambda t, x, u, p, z: z - x)
     with pytest.raises(ModelError, match="nz=1"):
-        Simulator(dae)
+        Simulator(dae, Tsit5())
 
 
 def test_shapes_of_the_result(sim):

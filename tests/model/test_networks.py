@@ -175,6 +175,62 @@ def test_networks_are_values() -> None:
     )
 
 
+def test_networks_with_lambdas_are_pickled_as_their_expressions() -> None:
+    """The copy gives the same numbers and derivatives for all kinds of arguments; it can be pickled again."""
+    net = Chain(
+        Lambda(lambda z: [z[0] * z[1], ca.sin(z[2]), z[2]], 3, 3),
+        Skip(Dense(3, 3, lambda z: z / (1 + z**2))),
+        Parallel(Dense(3, 2, lambda z: ca.exp(-z * z), bias=False), Dense(3, 1, "selu")),
+    )
+    p = net.init(4)
+    net(INPUTS, p)
+    assert copy.copy(net) == net == copy.deepcopy(net)
+    for again in (pickle.loads(pickle.dumps(net)), pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(net))))):
+        np.testing.assert_array_equal(again(INPUTS, p), net(INPUTS, p))
+        assert again.layout == net.layout
+        for kind in (ca.MX, ca.SX):
+            z, q = kind.sym("z", 3), kind.sym("q", net.n_params)
+            both = [ca.Function("g", [z, q], [ca.gradient(ca.sumsqr(n(z, q)), ca.vertcat(z, q))]) for n in (net, again)]
+            one, two = (call(f, INPUTS[0], p)[0] for f in both)
+            np.testing.assert_allclose(two, one, rtol=1e-14)
+
+
+def test_a_function_of_a_module_is_pickled_by_name() -> None:
+    net = Chain(Dense(3, 2, ca.tanh), Dense(2, 1, ca.sin, weight_init=module_initializer))
+    again = pickle.loads(pickle.dumps(net))
+    assert again == net and again.layers[1].weight_init is module_initializer
+
+
+def module_initializer(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Found by name."""
+    return np.full(shape, 0.1)
+
+
+class Doubled(ca.Callback):
+    """An expression that CasADi cannot store."""
+
+    def __init__(self) -> None:
+        ca.Callback.__init__(self)
+        self.construct("doubled", {})
+
+    def eval(self, arg: list[ca.DM]) -> list[ca.DM]:
+        """Twice the argument."""
+        return [2 * arg[0]]
+
+
+def test_what_cannot_be_pickled_is_named() -> None:
+    double = Doubled()
+    with pytest.raises(ModelError, match=r"Lambda\(fn, 1, 1\): fn cannot be pickled.*top level of a module"):
+        pickle.dumps(Chain(Lambda(lambda z: double(z), 1, 1), Dense(1, 1)))
+    net = Chain(Dense(3, 2), Dense(2, 1, weight_init=lambda rng, shape: np.zeros(shape)))
+    with pytest.raises(ModelError, match=r"Dense\(2, 1\): weight_init cannot be pickled, '<lambda>'.*top level"):
+        pickle.dumps(net)
+    assert copy.deepcopy(net) == net
+    with pytest.raises(ModelError, match=r"block '1.weight': its initialiser cannot be pickled"):
+        pickle.dumps(net.layout)
+    assert copy.deepcopy(net.layout) == net.layout
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -173,6 +173,18 @@ def test_models_pickle_and_are_frozen() -> None:
         model.nx = 3
 
 
+def test_a_model_of_a_network_with_lambdas_pickles() -> None:
+    net = Chain(Dense(3, 4, lambda z: z / (1 + z**2)), Dense(4, 2))
+    named = ParameterLayout(net=net, k=1)
+    for model in (
+        ControlledODE(net, nx=2, nu=1),
+        ControlledODE(lambda t, x, u, p: p.k * net(ca.vertcat(x, u), p.net), nx=2, nu=1, params=named),
+    ):
+        again, p = pickle.loads(pickle.dumps(model)), model.init(0)
+        np.testing.assert_array_equal(call(again.rhs, 0, [1, 2], 3, p)[0], call(model.rhs, 0, [1, 2], 3, p)[0])
+        np.testing.assert_array_equal(again.init(1), model.init(1))
+
+
 def scalar(fn: Any, **kwargs: Any) -> Any:
     return lambda: ControlledODE(fn, **({"nx": 1} | kwargs))
 

@@ -41,8 +41,8 @@ def check_gradient(
     -------
     GradientReport
         Print it. ``agrees`` says whether all is well; each direction has its reason: a kink (with the operation that
-        changes its branch), a tolerance that is too loose, a step sequence that changes, a quadrature without error
-        control, a bad scale of a parameter.
+        changes its branch), events that change within the steps of the differences, a tolerance that is too loose, a
+        step sequence that changes, a quadrature without error control, a bad scale of a parameter.
 
     Raises
     ------

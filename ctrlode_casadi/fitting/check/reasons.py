@@ -13,6 +13,8 @@ from .targets import Target
 LEVELS = 10
 #: How often a step at which a trajectory fails is made smaller, and how much.
 FAILURES, SHRINK = 12, 8.0
+#: Levels after which the extrapolation ends where it becomes worse, and how much worse.
+LEAST, WORSE = 4, 4.0
 #: Difference from the gradient, in tolerances of the solver, that the choice of adaptive steps may explain.
 TOLERANCES = 1e4
 #: Largest part of the gradient that it may explain, whatever the tolerance.
@@ -28,12 +30,12 @@ def richardson(target: Target, z: Float64Array, v: Float64Array, first: float, n
 
     C. J. F. Ridders, Adv. Eng. Software 4 (1982) 75. Where a trajectory fails, steps shrink until none does.
     `noise` is the error of the function itself, from the choice of steps: it counts ``noise / step``, so that large
-    steps are preferred.
+    steps are preferred, and ends the extrapolation where smaller ones cannot be better.
     """
     best, error = float("nan"), float("inf")
     previous: list[float] = []
     step, levels, failures = first, 0, 0
-    while levels < LEVELS and failures <= FAILURES:
+    while levels < LEVELS and failures <= FAILURES and noise / step < error:
         row = [(target.value(z + step * v) - target.value(z - step * v)) / (2 * step)]
         if not np.isfinite(row[0]):
             previous, failures, step = [], failures + 1, step / SHRINK
@@ -44,8 +46,43 @@ def richardson(target: Target, z: Float64Array, v: Float64Array, first: float, n
             guess = max(abs(row[j + 1] - row[j]), abs(row[j + 1] - coarse)) + blur
             if guess < error:
                 best, error = row[j + 1], guess
+        if len(row) > LEAST and abs(row[-1] - previous[-1]) >= WORSE * error:
+            break
         previous = row
     return best, error
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How far differences may go.
+
+    Attributes
+    ----------
+    first
+        Largest step of the differences.
+    change
+        What happens otherwise with a larger step; empty if nothing does.
+    smooth
+        Whether the same happens with the step.
+    """
+
+    first: float
+    change: str = ""
+    smooth: bool = True
+
+
+def steps_of(target: Target, z: Float64Array, v: Float64Array) -> Steps:
+    """The largest step along v within which the same events happen in the same order."""
+    step, change = first_step(target, z, v), ""
+    course = target.course(z)
+    if course is None:
+        return Steps(step)
+    for _ in range(FAILURES):
+        found = [course.change(target.course(z + sign * step * v)) for sign in (1.0, -1.0)]
+        if not any(found):
+            return Steps(step, change)
+        change, step = next(filter(None, found)), step / SHRINK
+    return Steps(step, change, False)
 
 
 @dataclass(frozen=True)
@@ -58,6 +95,8 @@ class Slopes:
         From the gradient, a forward sweep and extrapolated differences, and the estimated error of these.
     scale
         Length of the gradient.
+    steps
+        Steps of the differences.
     """
 
     adjoint: float
@@ -65,6 +104,7 @@ class Slopes:
     difference: float
     uncertainty: float
     scale: float
+    steps: Steps
 
     @property
     def size(self) -> float:
@@ -87,8 +127,9 @@ def slopes(target: Target, z: Float64Array, v: Float64Array, gradient: Float64Ar
     scale = float(np.linalg.norm(gradient))
     with np.errstate(invalid="ignore"):
         along = float(gradient @ v)
-    difference = richardson(target, z, v, first_step(target, z, v), target.tolerance * scale)
-    return Slopes(along, target.along(z, v), *difference, scale)
+    steps = steps_of(target, z, v)
+    difference = richardson(target, z, v, steps.first, target.tolerance * scale)
+    return Slopes(along, target.along(z, v), *difference, scale, steps)
 
 
 def reason(target: Target, z: Float64Array, v: Float64Array, gradient: Float64Array, s: Slopes) -> str:
@@ -100,6 +141,10 @@ def reason(target: Target, z: Float64Array, v: Float64Array, gradient: Float64Ar
         return "the derivative is infinite or NaN here, as that of sqrt(x) at 0; move p, or write the model without it"
     if not apart <= exact * s.size:
         return _sweeps_differ(target, z, v, s, apart / s.size)
+    if s.steps.change:
+        found = _events(target, s)
+        if found:
+            return found
     if not np.isfinite(s.difference):
         return f"no finite difference, trajectories fail nearby: {target.failure}"
     if s.gap / s.size <= (1e-2 if target.single else 1e-7):
@@ -127,6 +172,16 @@ def _sweeps_differ(target: Target, z: Float64Array, v: Float64Array, s: Slopes, 
         if other <= 0.1 * relative * s.size:
             return f"{text}: tolerance too loose, with a thousandth of it they differ by {other / s.size:.1e}"
     return f"{text}: please report this"
+
+
+def _events(target: Target, s: Slopes) -> str:
+    """Whether differences agree with steps within which the same events happen; empty if they do not."""
+    if not s.steps.smooth:
+        return f"p lies where events change: {s.steps.change}; the value has a kink or a jump there"
+    limit = max(1e-2 if target.single else 1e-7, min(TOLERANCES * target.tolerance, LARGEST))
+    if s.gap <= max(limit * max(s.size, s.scale), 10 * s.uncertainty):
+        return f"{AGREE} with steps up to {s.steps.first:.0e}; with larger ones {s.steps.change}"
+    return ""
 
 
 def _adaptive(target: Target, z: Float64Array, v: Float64Array, s: Slopes) -> str:

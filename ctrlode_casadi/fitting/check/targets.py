@@ -17,6 +17,7 @@ from ...integrate.sensitivity import ContinuousAdjoint
 from ...integrate.simulator import Simulator
 from ...integrate.trajectories import Trajectories
 from ..protocol import Differentiable
+from .course import Course
 from .kinks import Branches
 
 #: Times at which branches of a model are looked at, besides the save times.
@@ -76,6 +77,10 @@ class Target(ABC):
         """Number of adaptive steps; None where there are none."""
         return None
 
+    def course(self, z: Float64Array) -> Course | None:
+        """What happens on the way to the value; None where nothing can."""
+        return None
+
     def tighter(self) -> Target | None:
         """The same with a thousandth of the tolerance; None where there is none."""
         return None
@@ -125,6 +130,11 @@ class SimulationTarget(Target):
         if not self.sim.solver.adaptive:
             return None
         return int(self.solution(z, False).stats["n_steps"].sum())
+
+    def course(self, z: Float64Array) -> Course | None:
+        """The events of all trajectories."""
+        names = tuple(str(event.name) for event in self.sim.events)
+        return Course.of(names, self.solution(z, False)) if names else None
 
     def switch(self, low: Float64Array, high: Float64Array) -> str:
         """The first branch of the right-hand side or the output that differs, at the same times."""

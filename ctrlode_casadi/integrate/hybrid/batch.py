@@ -1,7 +1,10 @@
-"""Phases of some trajectories of a batch as a batch of their own, with the controls of the whole one."""
+"""Phases of some trajectories of a batch as batches of their own, with the controls of the whole one."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +18,26 @@ Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
+@dataclass(eq=False)
+class Pace:
+    """How long the last call of an engine took.
+
+    Attributes
+    ----------
+    seconds
+        Its time, divided by the number of its trajectories; 0 before the first.
+    """
+
+    seconds: float = 0.0
+
+    @contextmanager
+    def measured(self, size: int) -> Iterator[None]:
+        """Measure a call of `size` trajectories."""
+        began = time.perf_counter()
+        yield
+        self.seconds = (time.perf_counter() - began) / size
+
+
 @dataclass(frozen=True, eq=False)
 class PhaseBatch(Batch):
     """Phases of trajectories; the pieces of the controls are those of the whole time span.
@@ -23,46 +46,56 @@ class PhaseBatch(Batch):
     ----------
     source
         Controls of the chunk that the trajectories belong to.
-    rows
-        Which trajectories of the chunk; one may come twice.
+    own
+        Controls of the phases: `source` where all share one, else its rows.
+    again
+        Whether the arrays are filled again for other phases, so that what an engine has prepared for them serves those.
+    pace
+        How long earlier calls took.
     """
 
     source: PieceArrays = field(default=None, repr=False)  # type: ignore[assignment]
-    rows: IntArray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
+    own: PieceArrays = field(default=None, repr=False)  # type: ignore[assignment]
+    again: bool = False
+    pace: Pace = field(default_factory=lambda: Pace(), repr=False)
 
     @property
     def shared_controls(self) -> bool:
         """Whether one control serves all trajectories of the chunk."""
         return self.source.coefficients.shape[0] == 1 and self.source.breaks.shape[0] == 1
 
+    @property
+    def steady(self) -> bool:
+        """Times change when the arrays are filled again."""
+        return not self.again
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """How long a call is expected to take, from earlier ones."""
+        return self.pace.seconds * self.size if self.pace.seconds else None
+
     def pieces(self, start: int, stop: int) -> PieceArrays:
         """Controls of phases start..stop-1."""
-        rows, source = self.rows[start:stop], self.source
+        own = self.own
 
-        def taken(v: NDArray[Any]) -> NDArray[Any]:
-            return v if v.shape[0] == 1 else np.ascontiguousarray(v[rows])
+        def of(v: NDArray[Any]) -> NDArray[Any]:
+            return v if v.shape[0] == 1 else v[start:stop]
 
-        return PieceArrays(
-            taken(source.breaks), taken(source.stops), taken(source.anchors), taken(source.coefficients), source.jumps
-        )
+        return PieceArrays(of(own.breaks), of(own.stops), of(own.anchors), of(own.coefficients), own.jumps)
 
     def keeps(self, start: int, stop: int) -> bool:
-        """Phases are integrated once or twice, nothing is kept."""
-        return False
+        """Whether controls stay where they are."""
+        return self.again
 
-
-def phase_batch(parent: Batch, source: PieceArrays, rows: IntArray, points: Points) -> PhaseBatch:
-    """The batch that integrates `points` of some trajectories of a chunk."""
-    return PhaseBatch(
-        points.ts,
-        points.counts,
-        parent.controls,
-        rows.size,
-        parent.nu,
-        np.dtype(parent.dtype),
-        source=source,
-        rows=rows,
-    )
+    def fill(self, rows: IntArray, points: Points) -> None:
+        """Enter phases: trajectories of the chunk, and their times. Phases that are left over have one time."""
+        m, n = points.ts.shape
+        self.ts[:m, :n], self.ts[:m, n:] = points.ts, points.ts[:, -1:]
+        self.ts[m:], self.counts[:m], self.counts[m:] = points.ts[0, 0], points.counts, 1
+        for name in ("breaks", "stops", "anchors", "coefficients"):
+            source, own = getattr(self.source, name), getattr(self.own, name)
+            if own is not source:
+                own[:m], own[m:] = source[rows], source[rows[0]]
 
 
 class ControlRows:
@@ -81,8 +114,12 @@ class ControlRows:
         """Last piece that starts at or before t, the shape of t (m,) or (m, k)."""
         breaks = self._pieces.breaks
         last = self._pieces.anchors.shape[1] - 1
+        if last == 0:
+            return np.zeros(t.shape, np.int64)
         if breaks.shape[0] == 1 or rows.size == 0:
             found = np.searchsorted(breaks[0], t, side="right")
+        elif t.size == rows.size:
+            found = (breaks[rows] <= t.reshape(-1, 1)).sum(axis=1).reshape(t.shape)
         else:
             found = np.stack([np.searchsorted(breaks[b], t[i], side="right") for i, b in enumerate(rows)])
         return np.clip(found - 1, 0, last).astype(np.int64)
@@ -96,6 +133,8 @@ class ControlRows:
 
     def value(self, rows: IntArray, q: IntArray, t: Array) -> Array:
         """u (m, nu) on pieces q (m,) at times t (m,)."""
+        if self._pieces.coefficients.shape[2] == 0:
+            return np.zeros((t.size, 0))
         coefficients, s = self._on(rows, q, t)
         powers = s[:, None] ** np.arange(coefficients.shape[2])
         out: Array = np.einsum("mcj,mj->mc", coefficients, powers)
@@ -103,6 +142,8 @@ class ControlRows:
 
     def slope(self, rows: IntArray, q: IntArray, t: Array) -> Array:
         """du/dt (m, nu) on pieces q (m,) at times t (m,)."""
+        if self._pieces.coefficients.shape[2] == 0:
+            return np.zeros((t.size, 0))
         coefficients, s = self._on(rows, q, t)
         j = np.arange(1, coefficients.shape[2])
         powers = j * s[:, None] ** (j - 1)

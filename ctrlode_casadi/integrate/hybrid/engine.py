@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ...base.errors import UnsupportedOperation
 from ...base.status import Status
 from ..batch import Batch, ControlBars
+from ..engine import Engine
 from ..results import Gradient, Sweep, SweepEngine, new_sweep, whole_or_nothing
 from .events import EventLog, EventSettings
 from .functions import EventFunctions
@@ -73,7 +74,7 @@ class HybridEngine:
         settings: EventSettings,
         tangent: bool = False,
     ) -> None:
-        functions = EventFunctions(rhs, settings.model, settings.events, tangent)
+        functions = EventFunctions(rhs, settings.model, settings.events, tangent, isinstance(inner, Engine))
         self.parts, self.tangent = HybridParts(inner, solver, functions, settings), tangent
         self.nx, self.nu, self.n_params = (rhs.numel_in(i) for i in (1, 2, 3))
 
@@ -90,6 +91,7 @@ class HybridEngine:
             rounds = Rounds(self.parts, batch, start, stop, p)
             made.chunks.append((rounds, rounds.go(x0[start:stop], x[start:stop], made.sweep)))
             made.logs.extend(rounds.logs())
+            rounds.phases.release()
         return made
 
     def vjp(
@@ -108,20 +110,34 @@ class HybridEngine:
         A phase is a discrete adjoint. Where it begins or ends at an event, its derivative with respect to that time is
         the right-hand side, which is exact within the tolerance of the steps.
         """
+        made = self.run(batch, x0, p)
+        if x is not None:
+            x[...] = made.x
+        return self.pull(batch, made, p, seeds, want_u=want_u, checkpoints=checkpoints)
+
+    def pull(
+        self,
+        batch: Batch,
+        made: Journey,
+        p: NDArray[Any],
+        seeds: NDArray[Any],
+        *,
+        want_u: bool = False,
+        checkpoints: int | None = None,
+    ) -> Gradient:
+        """The adjoint of a simulation that was made, for seeds (B, T, nx)."""
         if self.tangent:
             raise UnsupportedOperation(
                 "second derivatives through events are not available; use methods that need gradients only, such as "
                 "L-BFGS-B, or hessian_approximation='limited-memory' with IPOPT"
             )
-        made = self.run(batch, x0, p)
-        if x is not None:
-            x[...] = made.x
         x0_bar = np.zeros((batch.size, self.nx), batch.dtype)
         p_bar, bars = np.zeros(self.n_params), []
         for rounds, passed in made.chunks:
             bar = np.zeros(rounds.source.coefficients.shape)
-            back = _Reverse(self.parts, rounds, p, seeds[rounds.start : rounds.stop], want_u, checkpoints, p_bar, bar)
+            back = _Reverse(self.parts, rounds, seeds[rounds.start : rounds.stop], want_u, checkpoints, p_bar, bar)
             x0_bar[rounds.start : rounds.stop] = back.go(passed, made.sweep)
+            rounds.phases.release()
             bars.append(ControlBars(bar.astype(batch.dtype)))
         return whole_or_nothing(
             Gradient(p_bar.astype(batch.dtype), x0_bar, bars if want_u and self.nu else None, made.sweep)
@@ -134,7 +150,6 @@ class _Reverse:
 
     parts: HybridParts
     rounds: Rounds
-    p: NDArray[Any]
     seeds: NDArray[Any]
     want_u: bool
     checkpoints: int | None
@@ -164,7 +179,7 @@ class _Reverse:
         u = controls.value(rows, f.piece, f.t)
         after, slope = controls.value(rows, f.piece_after, f.t), controls.slope(rows, f.piece, f.t)
         x_bar, u_bar, p_bar = self.parts.functions.pull(
-            f.event, f.t, f.before, u, after, slope, f.moves, self.p, lam[rows]
+            f.event, f.t, f.before, u, after, slope, f.moves, self.rounds.p, lam[rows]
         )
         lam[rows] = x_bar
         self.p_bar += p_bar.sum(axis=0)
@@ -173,16 +188,12 @@ class _Reverse:
 
     def _phase(self, one: Round, keep: NDArray[np.int64], lam: NDArray[np.float64]) -> None:
         """From the adjoint at the end of a round's phases to that at their start."""
-        part = one.taken(keep)
-        points, rows = part.points, part.rows
+        rows, x = one.rows[keep], np.ascontiguousarray(one.x[keep])
+        points = self.rounds.grid.phase(rows, one.begin[keep], one.end[keep])
         seeds = np.where((points.saves >= 0)[:, :, None], self.seeds[rows[:, None], np.maximum(points.saves, 0)], 0.0)
         seeds[np.arange(rows.size), points.last] += lam[rows]
-        batch = self.rounds.batch(rows, points)
-        found = self.parts.inner.vjp(
-            batch, part.x, self.p, seeds.astype(part.x.dtype), want_u=self.want_u, checkpoints=self.checkpoints
-        )
-        lam[rows] = found.x0_bar
-        self.p_bar += found.p_bar
-        if self.want_u and found.control_bars:
-            coefficients = found.control_bars[0].coefficients
-            np.add.at(self.bar, np.zeros(1, np.int64) if self.bar.shape[0] == 1 else rows, coefficients)
+        x_bar, p_bar, bars = self.rounds.phases.vjp(rows, points, x, seeds, self.want_u, self.checkpoints)
+        lam[rows] = x_bar
+        self.p_bar += p_bar
+        if bars is not None:
+            np.add.at(self.bar, np.zeros(1, np.int64) if self.bar.shape[0] == 1 else rows, bars)

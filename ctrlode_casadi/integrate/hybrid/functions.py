@@ -17,12 +17,11 @@ from functools import cached_property
 from typing import Any
 
 import casadi as ca
-import numpy as np
-from numpy.typing import NDArray
 
-from ...base.arrays import Float64Array, call
+from ...base.arrays import Float64Array
 from ...model.ode import ControlledODE
 from .events import Event
+from .lanes import RowFunction
 
 
 class EventFunctions:
@@ -39,53 +38,39 @@ class EventFunctions:
     tangent
         Whether the second half of states and parameters (and controls, if there are twice as many) is a change of
         the first.
+    compiled
+        Whether machine code is wanted.
     """
 
-    def __init__(self, rhs: ca.Function, model: ControlledODE, events: tuple[Event, ...], tangent: bool) -> None:
-        self.events, self.tangent = events, tangent
+    def __init__(
+        self, rhs: ca.Function, model: ControlledODE, events: tuple[Event, ...], tangent: bool, compiled: bool
+    ) -> None:
+        self.events, self.tangent, self._compiled = events, tangent, compiled
         self._rhs, self._model = rhs, model
         self.nx, self.nu, self.n_params = rhs.numel_in(1), rhs.numel_in(2), rhs.numel_in(3)
         self._base = self.nx // 2 if tangent else self.nx
-        self._maps: dict[tuple[str, int, int], ca.Function] = {}
 
     # --- evaluation, one row per event or point ------------------------------------------------------------------
 
     def values(self, t: Any, x: Any, u: Any, p: Any) -> Float64Array:
         """Conditions (m, E) at m points: t (m,), x (m, nx), u (m, nu), p (n_params,)."""
-        return self._rows(self._values, p, t, x, u)[0]
+        return self._values(p, t, x, u)[0]
 
-    def probe(self, t: Any, x: Any, u: Any, slope: Any, p: Any) -> tuple[Float64Array, Float64Array]:
-        """Conditions and their time derivatives, (m, E) each; `slope` is du/dt."""
-        g, rate = self._rows(self._probe, p, t, x, u, slope)
-        return g, rate
+    def probe(self, t: Any, x: Any, u: Any, slope: Any, p: Any) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """Conditions and their time derivatives, (m, E) each, and the right-hand side (m, nx); `slope` is du/dt."""
+        g, rate, xdot = self._probe(p, t, x, u, slope)
+        return g, rate, xdot
 
     def after(self, e: int, t: Any, x: Any, u: Any, u_after: Any, slope: Any, moves: Any, p: Any) -> Float64Array:
         """States (m, nx) after event e; `moves` is 0 where the time of the event is fixed, else 1."""
-        return self._rows(self._jumps[e], p, t, x, u, u_after, slope, moves)[0]
+        return self._jumps[e](p, t, x, u, u_after, slope, moves)[0]
 
     def pull(
         self, e: int, t: Any, x: Any, u: Any, u_after: Any, slope: Any, moves: Any, p: Any, lam: Any
     ) -> tuple[Float64Array, Float64Array, Float64Array]:
         """Adjoints of x (m, nx), u (m, nu) and p (m, n_params) for an adjoint `lam` of the state after event e."""
-        x_bar, u_bar, p_bar = self._rows(self._pulls[e], p, t, x, u, u_after, slope, moves, lam)
+        x_bar, u_bar, p_bar = self._pulls[e](p, t, x, u, u_after, slope, moves, lam)
         return x_bar, u_bar, p_bar
-
-    def _rows(self, f: ca.Function, p: NDArray[Any], *columns: NDArray[Any]) -> list[Float64Array]:
-        """Outputs (m, k) of a function for m rows; its last input p is the same for all."""
-        m = columns[0].shape[0]
-        if m == 0:
-            return [np.zeros((0, f.numel_out(i))) for i in range(f.n_out())]
-        # Maps are kept: there are eight sizes to an octave, and the last row fills up.
-        unit = 1 << max(m.bit_length() - 4, 0)
-        size = -(-m // unit) * unit
-        inputs = [np.asarray(v, np.float64).reshape(m, -1) for v in columns]
-        wide = [np.concatenate([v, np.repeat(v[-1:], size - m, axis=0)]).T for v in inputs]
-        key = (f.name(), id(f), size)
-        mapped = self._maps.get(key)
-        if mapped is None:
-            mapped = self._maps[key] = f.map(size, [False] * len(columns) + [True])
-        found = call(mapped, *wide, np.asarray(p, np.float64))
-        return [np.ascontiguousarray(v.reshape(f.numel_out(i), size)[:, :m].T) for i, v in enumerate(found)]
 
     # --- expressions ---------------------------------------------------------------------------------------------
 
@@ -98,18 +83,21 @@ class EventFunctions:
         full = [_padded(v, n) for v, n in zip((x, u, p), (self.nx, self.nu, self.n_params), strict=True)]
         return self._rhs(t, *full)[: self._base]
 
+    def _made(self, name: str, inputs: list[ca.MX], outputs: list[Any]) -> RowFunction:
+        return RowFunction(ca.Function(name, inputs, [ca.densify(v) for v in outputs]), self._compiled)
+
     def _symbols(self, *names: str) -> dict[str, ca.MX]:
         sizes = {"t": 1, "x": self.nx, "u": self.nu, "after": self.nu, "slope": self.nu, "moves": 1}
         return {name: ca.MX.sym(name, sizes[name]) for name in names} | {"p": ca.MX.sym("p", self.n_params)}
 
     @cached_property
-    def _values(self) -> ca.Function:
+    def _values(self) -> RowFunction:
         s = self._symbols("t", "x", "u")
         values = [self._condition(event, s["t"], s["x"], s["u"], s["p"]) for event in self.events]
-        return ca.Function("values", list(s.values()), [ca.vertcat(*values)])
+        return self._made("values", list(s.values()), [ca.vertcat(*values)])
 
     @cached_property
-    def _probe(self) -> ca.Function:
+    def _probe(self) -> RowFunction:
         s, model = self._symbols("t", "x", "u", "slope"), self._model
         w = ca.MX.sym("w", 1 + self._base + model.nu)
         t, x, u = w[0], w[1 : 1 + self._base], w[1 + self._base :]
@@ -119,7 +107,7 @@ class EventFunctions:
         inner = ca.Function("inner", [w, rate, p], [ca.densify(g), ca.densify(change)])
         at = ca.vertcat(s["t"], s["x"][: self._base], s["u"][: model.nu])
         results = inner(at, s["slope"][: model.nu], s["p"][: model.np])
-        return ca.Function("probe", list(s.values()), list(results))
+        return self._made("probe", list(s.values()), [*results, self._rhs(s["t"], s["x"], s["u"], s["p"])])
 
     def _change(self, event: Event) -> ca.Function:
         """(w, u_after, slope, moves, d) -> x+, dx+ with w = (t, x, u, p) and d a change of (x, u, p)."""
@@ -139,7 +127,7 @@ class EventFunctions:
         return ca.Function("change", [w, after, slope, moves, d], [r, change])
 
     @cached_property
-    def _jumps(self) -> list[ca.Function]:
+    def _jumps(self) -> list[RowFunction]:
         """(t, x, u, u_after, slope, moves, p) -> x+ for each event."""
         n, nu, n_params, out = self._base, self._model.nu, self._model.np, []
         for event in self.events:
@@ -151,11 +139,11 @@ class EventFunctions:
                 d = ca.vertcat(s["x"][n:], du, s["p"][n_params:])
             both = self._change(event)(w, s["after"][:nu], s["slope"][:nu], s["moves"], d)
             result = ca.vertcat(*both) if self.tangent else both[0]
-            out.append(ca.Function("jump", list(s.values()), [ca.densify(result)]))
+            out.append(self._made("jump", list(s.values()), [result]))
         return out
 
     @cached_property
-    def _pulls(self) -> list[ca.Function]:
+    def _pulls(self) -> list[RowFunction]:
         """(t, x, u, u_after, slope, moves, lam, p) -> adjoints of x, u and p for each event."""
         n, nu, out = self._base, self._model.nu, []
         for event in self.events:
@@ -166,7 +154,7 @@ class EventFunctions:
             bar = ca.jtimes(change, d, lam, True)  # linear in d, which drops out
             bar = ca.densify(ca.substitute([bar], [d], [ca.DM.zeros(d.shape)])[0])
             results = [bar[:n], bar[n : n + nu], bar[n + nu :]]
-            out.append(ca.Function("pull", [*s.values(), lam, p], results))
+            out.append(self._made("pull", [*s.values(), lam, p], results))
         return out
 
 

@@ -21,15 +21,19 @@ IntArray = NDArray[np.int64]
 
 #: Samples of the whole time span of a trajectory, unless a spacing is given.
 SAMPLES = 256
-#: Samples after an event, as parts of the time since the event before: see `Grid.window`.
+#: Samples after an event, as parts of the time since the event before, unless those of the whole span are closer.
 PARTS = 8
-#: Samples of one search: a search does not go on to the end where events follow each other quickly.
+#: Least number of samples of one search: a search does not go on to the end where events follow each other quickly.
 WINDOW = 64
 
 
+#: Distance of two times, as a part of them, below which they are one and the same: a few units of rounding.
+ROUNDING = 4e-15
+
+
 def slack(t: Any, span: Any) -> Any:
-    """Distance below which two times are one and the same: a few units of rounding."""
-    return 4e-15 * np.maximum(np.abs(t), 1e-3 * span)
+    """Distance below which two times of a trajectory with this time span are one and the same."""
+    return ROUNDING * np.maximum(np.abs(t), 1e-3 * span)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,107 +61,144 @@ class Points:
 
 
 @dataclass(frozen=True, eq=False)
+class Ladder:
+    """Increasing times of every trajectory.
+
+    Attributes
+    ----------
+    times, saves
+        (n or 1, G) times, padded with infinity, and the index of their save time or -1.
+    """
+
+    times: Array
+    saves: IntArray
+
+    def upto(self, rows: IntArray, t: Array) -> IntArray:
+        """Number of times at or before t (m,)."""
+        if self.times.shape[0] == 1:
+            return np.searchsorted(self.times[0], t, side="right")
+        made: IntArray = (self.times[rows] <= t[:, None]).sum(axis=1)
+        return made
+
+    def at(self, rows: IntArray, index: IntArray) -> tuple[Array, IntArray]:
+        """Times and save times (m, k) at positions (m, k), those outside moved to the nearest one."""
+        index = np.minimum(np.maximum(index, 0), self.times.shape[1] - 1)
+        if self.times.shape[0] == 1:
+            return self.times[0][index], self.saves[0][index]
+        return self.times[rows[:, None], index], self.saves[rows[:, None], index]
+
+
+@dataclass(frozen=True, eq=False)
 class Grid:
     """Base points of the trajectories of a chunk.
 
     Attributes
     ----------
-    times, saves
-        (n or 1, G) base points after the start, padded with infinity, and the index of their save time or -1.
+    base
+        Base points after the start.
+    stops
+        Those at which a phase has a time: with fixed steps all, else the save times.
     start, end, widest
         (n,) first and last time, and the largest distance of samples.
+    least
+        (n,) rounding of times near zero.
     fixed
         Whether the base points are the ends of fixed steps, to which nothing may be added.
     """
 
-    times: Array
-    saves: IntArray
+    base: Ladder
+    stops: Ladder
     start: Array
     end: Array
     widest: Array
+    least: Array
     fixed: bool
-
-    def rows(self, rows: IntArray) -> tuple[Array, IntArray]:
-        """Base points of some trajectories."""
-        if self.times.shape[0] == 1:
-            shape = (rows.size, self.times.shape[1])
-            return np.broadcast_to(self.times, shape), np.broadcast_to(self.saves, shape)
-        return self.times[rows], self.saves[rows]
 
     def slack(self, rows: IntArray, t: Array) -> Array:
         """Rounding of times t (m,) of some trajectories."""
-        made: Array = slack(t, self.end[rows] - self.start[rows])
+        made: Array = np.maximum(ROUNDING * np.abs(t), self.least[rows])
         return made
 
-    def window(self, rows: IntArray, begin: Array, spacing: Array) -> Points:
-        """Where to look for events after `begin` (m,).
+    def window(self, rows: IntArray, begin: Array, spacing: Array, reach: Array) -> Points:
+        """Where to look for events after `begin` (m,), up to `reach` later.
 
-        A spacing of infinity looks up to the end at the base points. Else, at most `WINDOW` distances of it are
-        searched, and with adaptive steps samples at that distance are added, so that events which follow each other
-        ever faster are told apart.
+        With adaptive steps, samples at a distance of `spacing` are added to the base points where that is less than
+        theirs, so that events which follow each other ever faster are told apart. With fixed steps at least `WINDOW`
+        base points are searched.
         """
-        times, saves = self.rows(rows)
-        room = self.slack(rows, begin)[:, None]
-        later = times > begin[:, None] + room
-        end = np.minimum(begin + WINDOW * spacing, self.end[rows])
+        room = self.slack(rows, begin)
+        end = np.minimum(begin + reach, self.end[rows])
         if self.fixed:
-            some = np.isfinite(spacing)
-            order = np.cumsum(later, axis=1)
-            keep = later & np.isfinite(times) & (~some[:, None] | (order <= WINDOW))
-            return _merged(begin, np.where(keep, times, np.inf), saves, np.zeros((rows.size, 0)), room)
-        keep = later & (times <= end[:, None] + room)
-        own = begin[:, None] + np.where(np.isfinite(spacing), spacing, 0.0)[:, None] * np.arange(1, WINDOW + 1)
-        apart = np.minimum(spacing, self.widest[rows])[:, None]
-        fine = np.isfinite(spacing)[:, None] & (own < end[:, None] - 0.5 * apart)
-        extra = np.concatenate([np.where(fine, own, np.inf), end[:, None]], axis=1)
-        return _merged(begin, np.where(keep, times, np.inf), saves, extra, np.maximum(1e-6 * apart, room))
+            far = np.where(
+                np.isfinite(reach), self.base.upto(rows, begin + room) + WINDOW - 1, self.base.times.shape[1]
+            )
+            least = self.base.at(rows, far[:, None])[0][:, 0]
+            end = np.minimum(np.maximum(end, least), self.end[rows])
+            last = self.base.upto(rows, end + room) - 1
+            return self._between(self.base, rows, begin, self.base.at(rows, last[:, None])[0][:, 0])
+        fine = spacing < (1.0 - 1e-9) * self.widest[rows]
+        if not fine.any():
+            return self._between(self.base, rows, begin, end)
+        near = self._between(self.base, rows, begin, end)
+        apart = np.where(fine, spacing, np.inf)[:, None]
+        own = begin[:, None] + apart * np.arange(1, WINDOW + 1)
+        own[own >= end[:, None] - 0.5 * spacing[:, None]] = np.inf
+        return _merged(near, own, np.maximum(1e-6 * spacing, room)[:, None])
 
     def phase(self, rows: IntArray, begin: Array, end: Array) -> Points:
         """Times of a phase from `begin` to `end` (m,): the save times in between, with fixed steps all base points."""
-        times, saves = self.rows(rows)
-        room = self.slack(rows, end)[:, None]
-        inner = (times > begin[:, None] + self.slack(rows, begin)[:, None]) & (times < end[:, None] - room)
-        inner &= np.isfinite(times) if self.fixed else saves >= 0
-        moves = end > begin + self.slack(rows, begin)
-        made = _merged(begin, np.where(inner, times, np.inf), saves, np.where(moves, end, np.inf)[:, None], 0.0 * room)
-        at_end = (np.abs(times - end[:, None]) <= room) & (saves >= 0) & moves[:, None]
-        index = np.where(at_end.any(axis=1), np.take_along_axis(saves, at_end.argmax(axis=1)[:, None], 1)[:, 0], -1)
-        made.saves[np.arange(rows.size), made.last] = index
-        return made
+        return self._between(self.stops, rows, begin, end)
+
+    def _between(self, ladder: Ladder, rows: IntArray, begin: Array, end: Array) -> Points:
+        """The points `begin`, what lies between, and `end` (m,); `begin` alone where both are the same time."""
+        room, start = self.slack(rows, end), begin + self.slack(rows, begin)
+        first = ladder.upto(rows, start)
+        last = np.maximum(ladder.upto(rows, np.nextafter(end - room, -np.inf)), first)
+        moves = end > start
+        inner = np.where(moves, last - first, 0)
+        place = np.arange(int(inner.max()) + 2)
+        found, saves = ladder.at(rows, first[:, None] + place - 1)
+        behind = place > inner[:, None]
+        final = np.where(moves, end, begin)
+        # The time after those between may be the end itself.
+        ending = (place == inner[:, None] + 1) & moves[:, None] & (np.abs(found - end[:, None]) <= room[:, None])
+        ts = np.where(behind, final[:, None], found)
+        saves = np.where(behind & ~ending, -1, saves)
+        ts[:, 0], saves[:, 0] = begin, -1
+        return Points(ts, inner + 1 + moves, saves)
 
     def snapped(self, rows: IntArray, t: Array) -> Array:
         """Times t (m,), moved to the base point that is the same time."""
-        times, _ = self.rows(rows)
+        place = self.base.upto(rows, t)[:, None] + np.array([-1, 0])
+        times, _ = self.base.at(rows, place)
         near = np.abs(times - t[:, None])
-        best = near.argmin(axis=1)[:, None]
-        close = np.take_along_axis(near, best, 1)[:, 0] <= self.slack(rows, t)
-        return np.where(close, np.take_along_axis(times, best, 1)[:, 0], t)
+        best = near.argmin(axis=1)
+        every = np.arange(t.size)
+        return np.where(near[every, best] <= self.slack(rows, t), times[every, best], t)
 
 
-def _merged(begin: Array, times: Array, saves: IntArray, extra: Array, room: Array) -> Points:
-    """Sorted rows of begin, base points and extra samples; infinite ones, and extra ones near others, are left out."""
-    every = np.concatenate([begin[:, None], times, extra], axis=1)
-    first, none = np.full((begin.size, 1), -1), np.full(extra.shape, -2)
-    tags = np.concatenate([first, saves, none], axis=1)
-    used = np.isfinite(every).any(axis=0)
-    every, tags = every[:, used], tags[:, used]
+def _merged(points: Points, extra: Array, room: Array) -> Points:
+    """Points with extra samples (m, k) in between; infinite ones, and those near a point, are left out."""
+    width = points.ts.shape[1]
+    base = np.where(np.arange(width) < points.counts[:, None], points.ts, np.inf)
+    every = np.concatenate([base, extra], axis=1)
+    tags = np.concatenate([points.saves, np.full(extra.shape, -2)], axis=1)
     order = np.argsort(every, axis=1, kind="stable")
-    every, tags = np.take_along_axis(every, order, 1), np.take_along_axis(tags, order, 1)
+    at = np.arange(every.shape[0])[:, None]
+    every, tags = every[at, order], tags[at, order]
     with np.errstate(invalid="ignore"):
         close = np.diff(every, axis=1) <= room
     beside = np.zeros(every.shape, bool)
     beside[:, 1:] |= close
     beside[:, :-1] |= close
-    every[beside & (tags == -2)] = np.inf
-    order = np.argsort(every, axis=1, kind="stable")
-    every, tags = np.take_along_axis(every, order, 1), np.maximum(np.take_along_axis(tags, order, 1), -1)
-    counts = np.isfinite(every).sum(axis=1)
-    width = max(int(counts.max(initial=1)), 1)
-    every, tags = every[:, :width], tags[:, :width]
-    padding = np.arange(width) >= counts[:, None]
-    last = np.take_along_axis(every, counts[:, None] - 1, 1)
-    every = np.ascontiguousarray(np.where(padding, last, every))
-    return Points(every, counts.astype(np.int64), np.ascontiguousarray(np.where(padding, -1, tags)))
+    keep = np.isfinite(every) & ~(beside & (tags == -2))
+    counts = keep.sum(axis=1)
+    row, column = np.nonzero(keep)
+    place = np.cumsum(keep, axis=1)[row, column] - 1
+    ts = np.repeat(points.ts[:, -1:], int(counts.max()), axis=1)
+    saves = np.full(ts.shape, -1, np.int64)
+    ts[row, place], saves[row, place] = every[row, column], np.maximum(tags[row, column], -1)
+    return Points(ts, counts, saves)
 
 
 def make_grid(batch: Batch, pieces: PieceArrays, start: int, stop: int, solver: Any, spacing: float | None) -> Grid:
@@ -178,7 +219,19 @@ def make_grid(batch: Batch, pieces: PieceArrays, start: int, stop: int, solver: 
     times = np.stack([np.append(t, np.full(width - t.size, np.inf)) for t, _ in rows])
     saves = np.stack([np.append(k, np.full(width - k.size, -1)) for _, k in rows]).astype(np.int64)
     widest = np.minimum((end - begin) / SAMPLES, np.inf if spacing is None else spacing)
-    return Grid(times, saves, begin, end, widest, fixed)
+    base = Ladder(times, saves)
+    least = slack(0.0, end - begin)
+    return Grid(base, base if fixed else _saved(base), begin, end, widest, least, fixed)
+
+
+def _saved(base: Ladder) -> Ladder:
+    """The save times among base points."""
+    row, column = np.nonzero(base.saves >= 0)
+    place = base.saves[row, column] - 1  # the first save time is the start
+    shape = base.times.shape[0], max(int(place.max(initial=0)) + 1, 1)
+    times, saves = np.full(shape, np.inf), np.full(shape, -1)
+    times[row, place], saves[row, place] = base.times[row, column], place + 1
+    return Ladder(times, saves)
 
 
 def _base(ts: Array, breaks: Array, solver: Any, spacing: float | None) -> tuple[Array, IntArray]:

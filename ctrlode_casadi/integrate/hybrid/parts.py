@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..results import Sweep, SweepEngine
+from .batch import Pace
 from .events import EventSettings
 from .functions import EventFunctions
-from .grid import Points
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -31,12 +31,15 @@ class HybridParts:
         Conditions and jumps for the system that `inner` integrates.
     settings
         The events.
+    pace
+        How long calls of `inner` took.
     """
 
     inner: SweepEngine
     solver: Any
     functions: EventFunctions
     settings: EventSettings
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +83,8 @@ class Round:
     ----------
     rows
         (m,) trajectories of the chunk.
-    points
-        Times of the phases.
+    begin, end
+        (m,) times between which they were integrated.
     x
         (m, nx) states at their start.
     firings
@@ -89,17 +92,10 @@ class Round:
     """
 
     rows: IntArray
-    points: Points
+    begin: Array
+    end: Array
     x: NDArray[Any]
     firings: list[Firing] = field(default_factory=list)
-
-    def taken(self, keep: IntArray) -> Round:
-        """The phases of some of the trajectories."""
-        p = self.points
-        counts = p.counts[keep]
-        width = int(counts.max())
-        points = Points(np.ascontiguousarray(p.ts[keep, :width]), counts, p.saves[keep, :width])
-        return Round(self.rows[keep], points, np.ascontiguousarray(self.x[keep]), self.firings)
 
 
 class Report:

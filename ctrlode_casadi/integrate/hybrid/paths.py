@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from ...model.ode import ControlledODE
+from ..auto.handover import last_found
 from ..paths import Paths
 from ..tangent import tangent_function
+from .auto import AutoHybridEngine, hybrid_engine
 from .engine import HybridEngine
 from .events import EventSettings
 
@@ -46,5 +48,9 @@ class EventPaths(Paths):
             if found is None:
                 rhs = self._settings.model.rhs
                 rhs = tangent_function(rhs) if tangent else rhs
-                found = self._hybrid[key] = HybridEngine(inner, self._given, rhs, self._settings, tangent)
+                found = self._hybrid[key] = hybrid_engine(inner, self._given, rhs, self._settings, tangent)
             return found
+
+    def stiffness(self) -> list[str]:
+        """One line on what the automatic choice found in the last call, none for other solvers."""
+        return last_found(e.handover for e in self._hybrid.values() if isinstance(e, AutoHybridEngine))

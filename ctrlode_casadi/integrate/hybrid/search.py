@@ -39,37 +39,49 @@ class Crossings:
     fixed: NDArray[np.bool_]
 
 
-def first_crossings(left: Array, right: Array, before: Array, valid: IntArray, directions: IntArray) -> Crossings:
+def first_crossings(values: Array, before: Array, valid: IntArray, directions: IntArray, jumps: bool) -> Crossings:
     """Find the first changes of sign.
 
     Parameters
     ----------
-    left, right
-        (m, C - 1, E) conditions at the start and at the end of every interval between points.
+    values
+        Conditions (m, S, E): at every point, or, with `jumps`, at the start and at the end of every interval in turn.
     before
         (m, E) sign just before the first point, 0 where it plays no part.
     valid
         (m,) number of points with a state.
     directions
         (E,) -1, 0 or 1.
+    jumps
+        Whether conditions may jump with the control at points.
     """
-    m, intervals, n_events = left.shape
-    if intervals == 0 or m == 0:
+    m, n_values, n_events = values.shape
+    if n_values < 2 or m == 0:
         none = np.zeros(0, np.int64)
         return Crossings(none, none, none, np.zeros(0, bool))
-    values = np.empty((m, 2 * intervals + 1, n_events))
-    values[:, 0], values[:, 1::2], values[:, 2::2] = before, left, right
-    signs = np.sign(np.nan_to_num(values, nan=0.0)).astype(np.int64)
-    known = np.maximum(2 * (valid - 1), 0)[:, None]
-    upto = np.minimum(np.arange(2 * intervals + 1)[None, :], known)
-    signs = _filled(np.take_along_axis(signs, upto[:, :, None], axis=1))
-    change = signs[:, :-1] * signs[:, 1:] < 0
-    change &= (directions == 0) | (signs[:, 1:] * directions > 0)
+    signs = np.empty((m, 1 + n_values, n_events))
+    np.sign(values, out=signs[:, 1:])
+    signs[:, 0] = np.where(before == 0.0, signs[:, 1], before)
+    known = np.where(valid > 1, 2 * (valid - 1) if jumps else valid, 0)
+    place = np.arange(1 + n_values)
+    within = place <= known[:, None]
+    unclear = (within[:, :, None] & ~(np.abs(signs) > 0.0)).any(axis=(1, 2))
+    if unclear.any():
+        k = np.flatnonzero(unclear)
+        upto = np.minimum(place, known[k, None])
+        some = np.nan_to_num(np.concatenate([before[k, None], signs[k, 1:]], axis=1)).astype(np.int64)
+        signs[k] = _filled(np.take_along_axis(some, upto[:, :, None], axis=1))
+        within[k] = True
+    change = (signs[:, :-1] * signs[:, 1:] < 0.0) & within[:, 1:, None]
+    if directions.any():
+        change &= (directions == 0) | (signs[:, 1:] * directions > 0.0)
     any_change = change.any(axis=1)
-    first = np.where(any_change, change.argmax(axis=1), 2 * intervals + 1)
+    first = np.where(any_change, change.argmax(axis=1), 1 + n_values)
     earliest = first.min(axis=1)
     row, event = np.nonzero(any_change & (first == earliest[:, None]))
     step = earliest[row]
+    if not jumps:
+        return Crossings(row, event, step - 1, step == 0)
     # Steps come in the order: onto point 0, across interval 0, onto point 1, across interval 1, ...
     fixed = step % 2 == 0
     return Crossings(row, event, np.where(fixed, step // 2 - 1, step // 2), fixed)
@@ -155,6 +167,24 @@ def find_roots(bracket: Bracket, probe: Callable[[IntArray, Array], tuple[Array,
         root[todo] = np.where(f == 0.0, t, np.where(inside | close, new, middle))
         todo = todo[~done]
     return np.clip(root, bracket.start, bracket.high)
+
+
+def cubic_roots(length: Array, left: Array, right: Array, left_rate: Array, right_rate: Array) -> tuple[Array, Array]:
+    """Where the cubics with these values and slopes at 0 and `length` are zero (k,), and their curvature there.
+
+    The values at both ends have different signs; where Newton's method leaves the interval, the root is that of the
+    straight line.
+    """
+    a, b = length * left_rate, length * right_rate
+    jump = right - left
+    c2, c3 = 3.0 * jump - 2.0 * a - b, a + b - 2.0 * jump
+    s = straight = -left / jump
+    with np.errstate(all="ignore"):
+        for _ in range(4):
+            s = s - (left + s * (a + s * (c2 + s * c3))) / (a + s * (2.0 * c2 + s * 3.0 * c3))
+    t = length * np.where((s > 0.0) & (s < 1.0), s, straight)
+    curvature: Array = (2.0 * c2 + 6.0 * c3 * t / length) / length**2
+    return t, curvature
 
 
 def _between(low: Array, high: Array, f_low: Array, f_high: Array) -> Array:

@@ -6,8 +6,13 @@ import casadi as ca
 import numpy as np
 
 from ...base.arrays import Float64Array, call
+from ...base.status import Status
+from ..regularity import nudge, singular
 
 _ITERATIONS = 50
+#: Relative length of a Newton step below which it is taken whole: the residual may be rounding then.
+_NEAR = 1e-7
+_SHORTEST = 1e-6
 
 
 class Consistency:
@@ -24,31 +29,41 @@ class Consistency:
 
     def solve(
         self, t: float, x: Float64Array, u: Float64Array, p: Float64Array, guess: Float64Array
-    ) -> Float64Array | None:
-        """z (nz,) by Newton's method with halved steps, None where it does not converge."""
-        z = guess.copy()
+    ) -> tuple[Float64Array, Status]:
+        """z (nz,) by Newton's method with halved steps; the guess and the reason where it does not converge."""
+        z, last = guess, np.inf
         residual, jacobian = self._at(t, x, u, p, z)
         for _ in range(_ITERATIONS):
             try:
                 step = -np.linalg.solve(jacobian, residual)
             except np.linalg.LinAlgError:
-                return None
-            if not np.isfinite(step).all():
-                return None
-            scale, size = 1.0, np.linalg.norm(residual)
+                break
+            length = float(np.max(np.abs(step) / (1.0 + np.abs(z))))
+            if not np.isfinite(length):
+                break
+            scale, size, near = 1.0, np.linalg.norm(residual), length <= _NEAR
             while True:
                 trial = z + scale * step
-                new, slopes = self._at(t, x, u, p, trial)
-                if np.linalg.norm(new) <= size or scale < 1e-6:
+                residual, jacobian = self._at(t, x, u, p, trial)
+                if near or np.linalg.norm(residual) <= size or scale < _SHORTEST:
                     break
                 scale *= 0.5
-            small = np.all(np.abs(step) <= 1e-12 * (1.0 + np.abs(z)))
-            if scale < 1e-6 and not small:
-                return None
-            z, residual, jacobian = trial, new, slopes
-            if small:
-                return z
-        return None
+            if scale < _SHORTEST:
+                break
+            z = trial
+            if length <= 1e-12 or (near and length >= 0.5 * last):
+                return z, Status.SUCCESS
+            last = length
+        return guess, Status.INCONSISTENT
+
+    def start(
+        self, t: float, x: Float64Array, u: Float64Array, p: Float64Array, guess: Float64Array
+    ) -> tuple[Float64Array, Status]:
+        """The same at the initial time, where a Jacobian that is singular everywhere is another reason."""
+        at_guess, beside = (singular(self._at(t, x, u, p, z)[1][None])[0] for z in (guess, guess + nudge(guess)))
+        if at_guess:
+            return guess, Status.SINGULAR if beside else Status.INCONSISTENT
+        return self.solve(t, x, u, p, guess)
 
     def _at(self, *arguments: float | Float64Array) -> tuple[Float64Array, Float64Array]:
         residual, jacobian = call(self._value, *arguments)

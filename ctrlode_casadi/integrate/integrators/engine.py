@@ -19,11 +19,12 @@ from ..batch import Batch, ControlBars
 from ..results import Gradient, Sweep, new_sweep, stop_at_limit, whole_or_nothing
 from ..tangent import tangent_function
 from ..threads import run_workers, time_is_up
+from .collocation import Collocation
 from .consistency import Consistency
 from .derivatives import fill, reverse_trajectory, tangent_trajectory
 from .objects import Dynamics, Evaluator, Kit, Workshop, make_integrator, muted, status_of
 from .plan import Call, Track, local_powers, plan_calls
-from .solvers import IDAS, CasadiIntegrator, Collocation
+from .solvers import IDAS, CasadiIntegrator
 
 #: Trajectories are summed in at most this many groups, in order, so that threads do not change a bit.
 GROUPS = 64
@@ -102,6 +103,7 @@ class IntegratorEngine:
         groups = self._groups(batch)
         shared = batch.shared_controls
         bars = [np.zeros((1 if shared else z - a, *s)) for (a, z), s in zip(batch.chunks(), shape, strict=True)]
+        saves = [np.zeros((z - a, batch.n_save, self.nu)) for a, z in batch.chunks()] if self.nz else None
         p_bars, x0_bar = np.zeros((len(groups), self.n_params)), np.zeros((batch.size, self.nx + self.nz))
         sums = np.zeros((len(groups) if shared else 0, *(shape[0] if shape else ())))
 
@@ -114,10 +116,13 @@ class IntegratorEngine:
             if made is None:
                 sweep.status[b] = Status.SOLVER_FAILURE
                 return
-            p_part, x0_bar[b, : self.nx], pieces_bar = made
+            p_part, x0_bar[b, : self.nx], pieces_bar, saves_bar = made
             p_bars[g] += p_part
             chunk = b // (batch.chunks()[0][1] or 1)
-            target = sums[g] if shared else bars[chunk][b - batch.chunks()[chunk][0]]
+            row = b - batch.chunks()[chunk][0]
+            target = sums[g] if shared else bars[chunk][row]
+            if saves is not None:
+                saves[chunk][row, : len(saves_bar)] = saves_bar
             for call, part in zip(track.calls, pieces_bar, strict=True):
                 target[call.piece, :, : part.shape[1]] += part
 
@@ -125,7 +130,7 @@ class IntegratorEngine:
         if shared and bars:
             # One control for all: the whole sum belongs to the first chunk.
             bars[0][0] = sums.sum(axis=0)
-        control_bars = [ControlBars(v) for v in bars] if want_u else None
+        control_bars = [ControlBars(v, saves[i] if saves else None) for i, v in enumerate(bars)] if want_u else None
         return whole_or_nothing(
             Gradient(p_bars.sum(axis=0).astype(batch.dtype), x0_bar.astype(batch.dtype), control_bars, sweep)
         )
@@ -199,24 +204,26 @@ class IntegratorEngine:
         b: int,
     ) -> Float64Array:
         """Integrate one trajectory from `state` (nx + nz,) into `out` (T, nx + nz); states at the calls' starts."""
-        nx, p = self.nx, track.theta[0, : self.n_params] if track.calls else np.zeros(self.n_params)
+        nx, nu = self.nx, self.nu
         starts = np.full((len(track.calls), nx + self.nz), np.nan)
         sweep.status[b], sweep.reached[b] = Status.SUCCESS, 1
         if not track.calls:
             out[0] = state
-            return starts
+            self._fit(track, out, range(1), sweep, b)
         for k, call in enumerate(track.calls):
             if self.consistency is not None:
-                z = self.consistency.solve(call.start, state[:nx], track.control(k, 0.0, self.nu), p, state[nx:])
-                if z is None:
-                    sweep.status[b] = Status.INCONSISTENT
-                    sweep.reached[b] = 0 if k == 0 else sweep.reached[b]
+                find = self.consistency.start if k == 0 else self.consistency.solve
+                z, status = find(call.start, state[:nx], track.control(k, 0.0, nu), track.p, state[nx:])
+                if status != Status.SUCCESS:
+                    sweep.status[b], sweep.reached[b] = status, 0 if k == 0 else sweep.reached[b]
                     return starts
                 state = np.concatenate([state[:nx], z])
             if k == 0:
                 out[0] = state
+                if not self._fit(track, out, range(1), sweep, b):
+                    return starts
             starts[k] = state
-            evaluate = self.evaluator(kit, call, track.powers)
+            evaluate = self.evaluator(kit, call, track.powers, state)
             fill(self, evaluate.inputs, state, track.theta[k])
             with muted():
                 message = evaluate()
@@ -230,6 +237,8 @@ class IntegratorEngine:
             out[call.first : call.first + saved] = rows[:saved]
             sweep.reached[b] = call.first + saved
             self._count(evaluate, sweep, b)
+            if not self._fit(track, out, range(call.first, call.first + saved), sweep, b):
+                return starts
             if message is not None or valid < len(rows):
                 last = rows[valid - 1] if valid else state
                 sweep.status[b] = self._failure(message, evaluate, track, k, last)
@@ -237,16 +246,33 @@ class IntegratorEngine:
             state = rows[-1]
         return starts
 
-    def evaluator(self, kit: Kit, call: Call, powers: int, kind: str = "value", directions: int = 0) -> Evaluator:
-        """The worker's integrator for a call: its "value", its "adjoint", or "forward" along some directions."""
-        length = call.length if self.solver.time_dependent else 1.0
-        key = (call.grid, length, kind, directions, powers)
+    def _fit(self, track: Track, out: Float64Array, saves: range, sweep: Sweep, b: int) -> bool:
+        """Let z at save times fit the states and the controls reported there; False where that ends the trajectory."""
+        if self.consistency is None:
+            return True
+        find = self.consistency.solve if track.calls else self.consistency.start
+        for m in saves:
+            x, z = out[m, : self.nx], out[m, self.nx :]
+            out[m, self.nx :], status = find(track.times[m], x, track.saved[m, : self.nu], track.p, z)
+            if status != Status.SUCCESS:
+                out[m:], sweep.status[b], sweep.reached[b] = np.nan, status, m
+                return False
+        return True
+
+    def evaluator(
+        self, kit: Kit, call: Call, powers: int, state: Float64Array, kind: str = "value", directions: int = 0
+    ) -> Evaluator:
+        """The worker's integrator for a call from `state`: its "value", "adjoint", or "forward" along directions."""
+        length, size = call.length if self.solver.time_dependent else 1.0, self.solver.size_of(state)
+        key = (call.grid, length, size, kind, directions, powers)
 
         def make() -> Any:
             reverse = kind == "adjoint"
             solver = self._reverse if reverse else self.solver
             as_states = reverse and isinstance(solver, IDAS)
-            f = make_integrator(self.dynamics, solver, powers, call.grid, length, adjoint=reverse, as_states=as_states)
+            f = make_integrator(
+                self.dynamics, solver, powers, call.grid, length, size, adjoint=reverse, as_states=as_states
+            )
             return f.forward(directions) if kind == "forward" else f
 
         return self._workshop.evaluator(kit, key, make, kind == "adjoint" and not self.solver.exact_adjoint)
@@ -297,7 +323,9 @@ class IntegratorEngine:
         value = local[:, :, : self.nu].reshape(n, coefficients.shape[2] * self.nu)
         spans = np.array([(call.start, call.length) for call in calls]).reshape(n, 2)
         theta = np.concatenate([np.broadcast_to(p, (n, p.size)), value, spans], axis=1)
-        return Track(calls, theta, maps, local[:, :, self.nu :].reshape(n, -1) if n else value)
+        change = local[:, :, self.nu :].reshape(n, -1) if n else value
+        saved = own(batch.saved_controls(*chunk)).astype(float) if self.nz else np.zeros((0, 0))
+        return Track(calls, theta, maps, change, batch.ts[r, : batch.counts[r]], saved, p)
 
     def _groups(self, batch: Batch) -> list[range]:
         """Contiguous ranges of trajectories, whose number does not depend on the threads."""
@@ -321,8 +349,10 @@ class IntegratorEngine:
                             return
                         work(kit, g, b)
 
-        for a, z in batch.chunks():
-            batch.pieces(a, z)  # made here, not by several threads at once
+        for a, z in batch.chunks():  # made here, not by several threads at once
+            batch.pieces(a, z)
+            if self.nz:
+                batch.saved_controls(a, z)
         run_workers(worker, min(self.threads, len(groups)), cancel, None)
 
 

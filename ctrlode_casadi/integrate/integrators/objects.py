@@ -58,7 +58,7 @@ class Settings(Protocol):
     def time_dependent(self) -> bool:
         """Whether intervals of other lengths need other integrators."""
 
-    def integrator_options(self, length: float, has_algebraic: bool = False) -> dict[str, Any]:
+    def integrator_options(self, length: float, has_algebraic: bool = False, size: float = 1.0) -> dict[str, Any]:
         """CasADi's options."""
 
 
@@ -125,6 +125,7 @@ def make_integrator(
     powers: int,
     grid: Sequence[float],
     length: float = 1.0,
+    size: float = 1.0,
     *,
     adjoint: bool = False,
     as_states: bool = False,
@@ -141,6 +142,8 @@ def make_integrator(
         Output times, increasing, the last is 1.
     length
         Length of the interval, for options that are a length of time.
+    size
+        Size of the states, for absolute tolerances.
     adjoint
         With the adjoints of the initial state and of q for seeds of the outputs.
     as_states
@@ -148,7 +151,7 @@ def make_integrator(
         control.
     """
     dae = dynamics.scaled(powers)
-    options = {"show_eval_warnings": False, **solver.integrator_options(length, "alg" in dae)}
+    options = {"show_eval_warnings": False, **solver.integrator_options(length, "alg" in dae, size)}
     if adjoint:
         options["nadj"] = 1
     if as_states:

@@ -52,12 +52,19 @@ class Track:
         From a control's coefficients to those of each call, (n, powers, powers).
     change
         Changes of the coefficients in theta, (n, nu powers); only where controls came with a change.
+    times, saved
+        Save times (T,), and for a DAE the controls reported there, (T, nu), with their changes behind, (T, 2 nu).
+    p
+        Parameters (np,).
     """
 
     calls: list[Call]
     theta: Float64Array
     maps: Float64Array
     change: Float64Array
+    times: Float64Array
+    saved: Float64Array
+    p: Float64Array
 
     @property
     def powers(self) -> int:

@@ -1,4 +1,4 @@
-"""CasADi's integrators as frozen settings: CVODES, IDAS, collocation, and CasADi's own erk and rosenbrock."""
+"""CasADi's integrators as frozen settings: CVODES, IDAS, and CasADi's own erk and rosenbrock."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...base.arrays import Float64Array
 from ...base.errors import SolverError, unknown_name
 from ..sensitivity import Adjoint, ContinuousAdjoint, Forward, Sensitivity
 from ..solvers import Solver, _count, _positive
@@ -79,8 +80,12 @@ class CasadiIntegrator(Solver):
         """CasADi's options, lengths of time in the unit of t."""
         return dict(self.options)
 
-    def integrator_options(self, length: float, has_algebraic: bool = False) -> dict[str, Any]:
-        """CasADi's options for a call of this length, whose time runs from 0 to 1."""
+    def size_of(self, state: Float64Array) -> float:
+        """What absolute tolerances of the method's own are multiplied with, for a call from this state."""
+        return 1.0
+
+    def integrator_options(self, length: float, has_algebraic: bool = False, size: float = 1.0) -> dict[str, Any]:
+        """CasADi's options for a call of this length, whose time runs from 0 to 1; see `size_of`."""
         scaled = {k: float(v) / length if k in _TIMES else v for k, v in self.casadi_options().items()}
         if "step0" in scaled:
             scaled["step0"] = min(scaled["step0"], 1.0)
@@ -325,63 +330,3 @@ class Rosenbrock(_OneStepMethod):
 
     plugin: ClassVar[str] = "rosenbrock"
     integrates_dae: ClassVar[bool] = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Collocation(CasadiIntegrator):
-    """Collocation with fixed steps through CasADi: an implicit Runge-Kutta method for stiff models and DAEs of index 1.
-
-    Parameters
-    ----------
-    degree
-        Number of collocation points in a step, 1 to 9.
-    scheme
-        "radau" (default): order ``2 degree - 1`` at the ends of steps, stiffly accurate; "legendre": ``2 degree``.
-    steps_per_interval
-        Number of equal steps between neighbouring points of the save times and the control's knots merged.
-    options
-        More options of ``casadi.integrator(..., "collocation", ...)``, such as ``rootfinder_options``.
-
-    Examples
-    --------
-    >>> Collocation(4, "legendre").order
-    8
-    """
-
-    degree: int = field(default=3, kw_only=False)
-    scheme: str = field(default="radau", kw_only=False)
-    steps_per_interval: int = 1
-
-    plugin: ClassVar[str] = "collocation"
-    integrates_dae: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _count("Collocation", "degree", self.degree)
-        if self.degree > 9:
-            raise SolverError(f"Collocation(degree=...): expected 1 to 9, got {self.degree!r}")
-        if self.scheme not in ("radau", "legendre"):
-            raise SolverError(unknown_name("Collocation(scheme=...)", self.scheme, ("radau", "legendre")))
-        _count("Collocation", "steps_per_interval", self.steps_per_interval)
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether the step size is controlled by an error estimate: never."""
-        return False
-
-    @property
-    def order(self) -> int:
-        """Order of a step at its end."""
-        return 2 * self.degree - (1 if self.scheme == "radau" else 0)
-
-    def casadi_options(self) -> dict[str, Any]:
-        """CasADi's options."""
-        made = {
-            "number_of_finite_elements": int(self.steps_per_interval),
-            "interpolation_order": int(self.degree),
-            "collocation_scheme": self.scheme,
-        }
-        # Without the check, Newton's method takes NaN for convergence and the step does not move.
-        newton = {"show_eval_warnings": False, "regularity_check": True}
-        own = self.options.get("rootfinder_options", {})
-        return {**made, **self.options, "rootfinder_options": {**newton, **own}}

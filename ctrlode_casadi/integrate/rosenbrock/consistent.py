@@ -19,6 +19,7 @@ from ...base.arrays import to_dm
 from ...base.status import Status
 from ...lowering.batched import CompiledFunction
 from ..batch import Batch, ControlBars
+from ..regularity import nudge, singular, solve_all
 from .jacobian import Structure, null_projections
 
 Array = NDArray[np.float64]
@@ -107,8 +108,8 @@ class ConsistentStates:
             codes[~found] = int(Status.INCONSISTENT)
             if not found.all():
                 start = guess.astype(np.float64)
-                moved = start + (0.1 + 0.1 * np.abs(start @ self._v)) @ self._v.T
-                always = _singular(self._evaluate(start, inputs)[1]) & _singular(self._evaluate(moved, inputs)[1])
+                other = start + nudge(start @ self._v) @ self._v.T
+                always = singular(self._evaluate(start, inputs)[1]) & singular(self._evaluate(other, inputs)[1])
                 codes[~found & always] = int(Status.SINGULAR)
         y[codes != 0] = guess[codes != 0]
         return Start(np.ascontiguousarray(y, self._dtype), codes, u)
@@ -127,7 +128,7 @@ class ConsistentStates:
         residual, slope = self._evaluate(y, inputs)
         last = np.full(y.shape[0], np.inf)
         for _ in range(_ITERATIONS):
-            step = -_solve(slope, residual)
+            step = -solve_all(slope, residual)
             length = np.abs(step @ self._v.T).max(axis=1)
             scale = np.abs(y).max(axis=1)
             stalled = (length >= 0.5 * last) & (length <= np.sqrt(eps) * scale + 1e4 * eps)
@@ -136,14 +137,14 @@ class ConsistentStates:
                 break
             factor = np.where(done | ~np.isfinite(length), 0.0, 1.0)
             while True:
-                moved = y + factor[:, None] * (step @ self._v.T)
-                new_residual, new_slope = self._evaluate(moved, inputs)
-                natural = np.abs(_solve(slope, new_residual) @ self._v.T).max(axis=1)
+                tried = y + factor[:, None] * (step @ self._v.T)
+                new_residual, new_slope = self._evaluate(tried, inputs)
+                natural = np.abs(solve_all(slope, new_residual) @ self._v.T).max(axis=1)
                 bad = (factor > 0.0) & ~((natural <= length) | (length <= np.sqrt(eps) * scale))
                 if not bad.any():
                     break
                 factor = np.where(bad, np.where(factor > _SHORTEST, 0.5 * factor, 0.0), factor)
-            y[...], residual, slope = moved, new_residual, new_slope
+            y[...], residual, slope = tried, new_residual, new_slope
             last = np.where(factor == 1.0, length, np.inf)
             if not (factor > 0.0).any():
                 break
@@ -168,29 +169,6 @@ class ConsistentStates:
 def _times(batch: Batch, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Initial times (B, 1)."""
     return np.ascontiguousarray(np.broadcast_to(batch.ts[:, :1], (batch.size, 1)), dtype)
-
-
-def _solve(matrices: Array, right: Array) -> Array:
-    """Solutions of (B, m, m) systems; NaN where a matrix is singular or not finite."""
-    bad = _singular(matrices)
-    safe = np.where(bad[:, None, None], np.eye(matrices.shape[1]), matrices)
-    out: Array = np.asarray(np.linalg.solve(safe, right[..., None])[..., 0], np.float64)
-    out[bad] = np.nan
-    return out
-
-
-def _singular(matrices: Array) -> NDArray[np.bool_]:
-    """Which of (B, m, m) matrices are singular to rounding after scaling of rows and columns, or not finite."""
-    bad: NDArray[np.bool_] = np.asarray(~np.isfinite(matrices).all(axis=(1, 2)))
-    scaled = np.where(bad[:, None, None], np.eye(matrices.shape[1]), matrices)
-    for axis in (2, 1):
-        size = np.abs(scaled).max(axis=axis, keepdims=True)
-        bad = np.asarray(bad | (size == 0.0).any(axis=(1, 2)))
-        scaled = scaled / np.where(size > 0.0, size, 1.0)
-    if matrices.shape[1] == 1:
-        return bad
-    safe = np.where(bad[:, None, None], np.eye(matrices.shape[1]), scaled)
-    return np.asarray(bad | (np.linalg.cond(safe) > 1e14))
 
 
 # --- controls at the initial time ----------------------------------------------------------------------------------

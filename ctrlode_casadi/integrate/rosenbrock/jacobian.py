@@ -66,6 +66,11 @@ class LinearPart:
     arrays: tuple[NDArray[Any], ...]
     sizes: StepSizes
 
+    @property
+    def fits_saves(self) -> bool:
+        """Whether saved states are changed so that algebraic equations hold; it takes the controls at save times."""
+        return bool(self.slots.get(s.PROJECT))
+
 
 def _triples(*columns: Any) -> NDArray[np.int64]:
     """Triples (i, j, k), one after the other; at least one row, so that there is an address."""

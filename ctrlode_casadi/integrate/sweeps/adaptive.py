@@ -38,6 +38,7 @@ def start_lanes(a: Ints, h: Float) -> None:
         for q in (s.I_STATUS, s.I_STEPS, s.I_REJECTED, s.I_RHS, s.I_AGAIN, s.I_BAD, s.I_STIFF, s.I_CALM):
             i[q * lanes + lane] = 0
         i[s.I_SAVED * lanes + lane] = 1
+        i[s.I_LIMIT * lanes + lane] = a[s.MAX_STEPS]
         i[s.I_PIECE * lanes + lane] = find_piece(a, lane, t)
         i[s.I_FRESH * lanes + lane] = 1
         i[s.I_ACTIVE * lanes + lane] = 1 if save_count(a, lane) > 1 else 0
@@ -45,7 +46,7 @@ def start_lanes(a: Ints, h: Float) -> None:
 
 @sweep
 def next_target(a: Ints, lane: Int, piece: Int, t_final: Float) -> Float:
-    """The next time at which the lane must stop: a break with a jump of value or slope, or the last save."""
+    """The next time at which the lane must stop: a break where the control is not smooth, or the last save."""
     breaks, stops, last = doubles(break_row(a, lane)), ints(stop_row(a, lane)), a[s.NB] - 1
     while piece < last:
         if stops[piece + 1]:
@@ -56,13 +57,13 @@ def next_target(a: Ints, lane: Int, piece: Int, t_final: Float) -> Float:
 
 @sweep
 def scaled_norm(a: Ints, v_at: Int, x_at: Int, y_at: Int, lane: Int) -> Float:
-    """Root mean square of v / (atol + rtol max(|x|, |y|)) over the first N_ERR states of a lane."""
+    """Root mean square of v / (atol + rtol max(|x|, |y|)) over the first N_ERR states of a lane; 0 / 0 counts as 0."""
     lanes, rtol, atol = a[s.LANES], doubles(a[s.CONTROL_AT])[s.RTOL], doubles(a[s.ATOL_AT])
     v, x, y = reals(v_at), reals(x_at), reals(y_at)
     total = 0.0
     for c in range(a[s.N_ERR]):
         e = c * lanes + lane
-        r = v[e] / (atol[c] + rtol * max(abs(x[e]), abs(y[e])))
+        r = v[e] / (atol[c] + rtol * max(abs(x[e]), abs(y[e]))) if v[e] != 0.0 else 0.0
         total += r * r
     return math.sqrt(total / a[s.N_ERR])
 
@@ -169,7 +170,7 @@ def propose(a: Ints, row: Int) -> Int:
             i[s.I_STATUS * lanes + lane] = bad if bad else 3
         elif stiff and a[s.STIFFNESS] == s.STOP_WHEN_STIFF:
             i[s.I_STATUS * lanes + lane] = 10
-        elif i[s.I_STEPS * lanes + lane] + i[s.I_REJECTED * lanes + lane] >= a[s.MAX_STEPS]:
+        elif i[s.I_STEPS * lanes + lane] + i[s.I_REJECTED * lanes + lane] >= i[s.I_LIMIT * lanes + lane]:
             i[s.I_STATUS * lanes + lane] = 10 if stiff else 2
         if i[s.I_STATUS * lanes + lane] != 0:
             i[s.I_ACTIVE * lanes + lane] = 0
@@ -293,6 +294,7 @@ def advance(a: Ints, row: Int, x: Int, x_new: Int, x_next: Int, rejected: Int) -
         while q < last and breaks[q + 1] <= end[at]:
             q += 1
             crossed = crossed or stops[q] != 0
+        i[s.I_LIMIT * lanes + lane] += s.STEPS_PER_KNOT * (q - i[s.I_PIECE * lanes + lane])
         i[s.I_PIECE * lanes + lane] = q
         i[s.I_CROSSED * lanes + lane] = 1 if active and crossed and a[s.JUMPS] else 0
         fresh = not a[s.FSAL] or (crossed and a[s.JUMPS])

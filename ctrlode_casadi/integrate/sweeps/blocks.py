@@ -14,6 +14,7 @@ import math
 from . import slots as s
 from .adaptive import forward_adaptive
 from .costs import costs
+from .fitted import fit_saves, fit_saves_adjoint
 from .fixed import count_fixed, forward_fixed, plan_block, plan_lane
 from .inputs import lane_rows, pack, pack_controls, unpack_control_bars
 from .language import Bool, Int, Ints, call_kernel, copy, doubles, fill, ints, next_ticket, reals, sweep
@@ -39,17 +40,23 @@ def pack_states(a: Ints) -> None:
 
 @sweep
 def forward(a: Ints, keep: Bool, log: Bool) -> Int:
-    """Pack the block's inputs and integrate; every lane's status, saves and counters are then in the lane arrays."""
+    """Pack the block's inputs and integrate; every lane's status, saves and counters are then in the lane arrays.
+
+    Saved states of a DAE fulfil the algebraic equations.
+    """
     pack_states(a)
     pack_controls(a)
     if a[s.ADAPTIVE]:
-        return forward_adaptive(a, keep, log)
-    if a[s.SHARED_PLAN] == 0 and plan_block(a) < 0:
-        return s.NEED_ROWS
-    if keep and a[s.ROWS] + 1 > a[s.ROW_CAP]:
-        return s.NEED_ROWS
-    code = forward_fixed(a, keep)
-    count_fixed(a)
+        code = forward_adaptive(a, keep, log)
+    else:
+        if a[s.SHARED_PLAN] == 0 and plan_block(a) < 0:
+            return s.NEED_ROWS
+        if keep and a[s.ROWS] + 1 > a[s.ROW_CAP]:
+            return s.NEED_ROWS
+        code = forward_fixed(a, keep)
+        count_fixed(a)
+    if a[s.PROJECT] and code != s.NEED_ROWS:
+        fit_saves(a)
     return code
 
 
@@ -223,6 +230,10 @@ def run_reverse(a: Ints, group: Int) -> Int:
         block_costs(a, True)
     else:
         pack_seeds(a)
+    if a[s.PROJECT]:
+        if a[s.OWN_TS]:
+            complete_saves(a)
+        fit_saves_adjoint(a)
     if a[s.CHECKPOINTS] > 0:
         lanes_x0 = a[s.STATES_AT]
         pack_states(a)
@@ -247,7 +258,7 @@ def start_group(a: Ints, group: Int) -> None:
     """
     for e in range(3):
         ints(a[s.WORK_AT] + 24 * group)[e] = 0
-    if a[s.WANT_U] and a[s.MODE] == s.GRADIENT:
+    if a[s.U_SAVES_BAR_AT] != 0:
         first = (group * a[s.BLOCKS] // a[s.GROUPS]) * a[s.LANES]
         last = min(((group + 1) * a[s.BLOCKS] // a[s.GROUPS]) * a[s.LANES], a[s.BATCH])
         saves = reals(a[s.U_SAVES_BAR_AT])

@@ -23,7 +23,7 @@ from ...lowering.version import FINGERPRINT
 
 _SOURCES = (
     "language", "emit", "emit_linear", "translate", "translate_values", "slots", "inputs", "linear", "stages", "saves",
-    "projection", "fixed", "stiffness", "adaptive", "reverse", "costs", "blocks",
+    "projection", "fixed", "stiffness", "adaptive", "reverse", "costs", "fitted", "blocks",
 )  # fmt: skip
 _SYMBOLS = ("blocks_run_groups", "blocks_plan_shared")
 _LOCK = threading.Lock()

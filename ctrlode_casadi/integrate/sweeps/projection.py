@@ -87,21 +87,34 @@ def project(a: Ints, row: Int, x: Int) -> None:
 
     A lane that succeeds is marked FITS. A block of derivatives follows one step behind the block that it depends on.
     """
-    lanes, size, records = a[s.LANES], a[s.BLOCK], a[s.SCRATCH_AT]
-    use_record(a, records)
-    w, pivots, step = a[s.STEP_AT] + a[s.OFF_LU], a[s.STEP_AT] + a[s.OFF_PIVOTS], a[s.MV_AT]
-    last = doubles(a[s.LANE_F_AT] + 8 * s.F_NORM * lanes)
-    for lane in range(lanes):
-        last[lane] = math.inf
+    records = a[s.SCRATCH_AT]
+    start_newton(a, records)
     for _ in range(LIMIT):
         evaluate_stage(a, row, records, 0, x, a[s.MODEL + s.VALUE])
-        factor_projection(a, x, records)
-        fill(step, 0.0, a[s.N])
-        sparse_add(step, minus_one(a), a[s.M_LANES_AT], a[s.K_AT], a[s.Q_AT], a[s.N_Q], lanes)
-        for r in range(a[s.N_BLOCKS]):
-            solve(w, pivots, step, a[s.BLOCKS_AT] + 8 * r * size, size, lanes)
-        if move_lanes(a, x, step) == 0:
+        if newton_step(a, x, records) == 0:
             break
+
+
+@sweep
+def start_newton(a: Ints, records: Int) -> None:
+    """Before the first Newton step, which uses a record."""
+    last = doubles(a[s.LANE_F_AT] + 8 * s.F_NORM * a[s.LANES])
+    use_record(a, records)
+    for lane in range(a[s.LANES]):
+        last[lane] = math.inf
+
+
+@sweep
+def newton_step(a: Ints, x: Int, records: Int) -> Int:
+    """One Newton step in the marked lanes, from a state at which stage 0 has just been evaluated; those left."""
+    lanes, size, step = a[s.LANES], a[s.BLOCK], a[s.MV_AT]
+    factor_projection(a, x, records)
+    fill(step, 0.0, a[s.N])
+    sparse_add(step, minus_one(a), a[s.M_LANES_AT], a[s.K_AT], a[s.Q_AT], a[s.N_Q], lanes)
+    for r in range(a[s.N_BLOCKS]):
+        w, pivots = a[s.STEP_AT] + a[s.OFF_LU], a[s.STEP_AT] + a[s.OFF_PIVOTS]
+        solve(w, pivots, step, a[s.BLOCKS_AT] + 8 * r * size, size, lanes)
+    return move_lanes(a, x, step)
 
 
 @sweep
@@ -110,6 +123,7 @@ def move_lanes(a: Ints, x_at: Int, step_at: Int) -> Int:
     lanes, x, step, left = a[s.LANES], reals(x_at), reals(step_at), 0
     crossed, last = ints(a[s.LANE_I_AT] + 8 * s.I_CROSSED * lanes), doubles(a[s.LANE_F_AT] + 8 * s.F_NORM * lanes)
     relative = 1e-11 if a[s.ITEM] == 8 else 1e-5
+    noise = 1e-6 if a[s.ITEM] == 8 else 3e-4
     for lane in range(lanes):
         if crossed[lane] != CROSSED:
             continue
@@ -119,7 +133,7 @@ def move_lanes(a: Ints, x_at: Int, step_at: Int) -> Int:
             scale = max(scale, abs(x[e]))
             small = small and abs(step[e]) <= relative * abs(x[e])
             x[e] += step[e]
-        stalled = size >= 0.5 * last[lane] and size <= 1e5 * relative * (scale + 1e-6)
+        stalled = size >= 0.5 * last[lane] and size <= noise * (scale + 1e-6)
         last[lane] = size
         if small or stalled:
             crossed[lane] = FITS
@@ -160,12 +174,25 @@ def spoil_inconsistent(a: Ints, x_at: Int) -> None:
 @sweep
 def project_adjoint(a: Ints, row: Int, x: Int) -> None:
     """Replace lambda after the projection at the start of a row by lambda before it, in the marked lanes."""
-    lanes, size, n, records = a[s.LANES], a[s.BLOCK], a[s.N], a[s.SCRATCH_AT]
+    records = a[s.SCRATCH_AT]
     use_record(a, records)
     evaluate_stage(a, row, records, 0, x, a[s.MODEL + s.VALUE_TAPE])
+    pull_back(a, x, records, a[s.BARS_AT] + a[s.STAGES] * a[s.SN])
+    if a[s.WANT_U]:
+        same = stage_times(a, row, 0, a[s.T_BAR_AT])
+        control_bars(a, same, a[s.U_BAR_AT])
+
+
+@sweep
+def pull_back(a: Ints, x: Int, records: Int, lam: Int) -> None:
+    """The adjoint at a state that fits, at which stage 0 has just been evaluated with its tape.
+
+    Changes the adjoint `lam` of the state in the marked lanes, adds to that of p, and leaves that of u in U_BAR.
+    """
+    lanes, size, n = a[s.LANES], a[s.BLOCK], a[s.N]
     factor_projection(a, x, records)
     factors, pivots = a[s.STEP_AT] + a[s.OFF_LU], a[s.STEP_AT] + a[s.OFF_PIVOTS]
-    lam, w, constants = a[s.BARS_AT] + a[s.STAGES] * a[s.SN], a[s.MU_AT], a[s.M_LANES_AT]
+    w, constants = a[s.MU_AT], a[s.M_LANES_AT]
     fill(w, 0.0, n)
     sparse_add(w, a[s.ONES_AT], constants, lam, a[s.R_AT], a[s.N_R], lanes)
     for r in range(1, a[s.N_BLOCKS]):
@@ -186,6 +213,3 @@ def project_adjoint(a: Ints, row: Int, x: Int) -> None:
     outputs[1] = a[s.BARS_AT]
     call_kernel(a[s.MODEL + s.ADJOINT], a[s.BACK_IN_AT], a[s.BACK_OUT_AT])
     add(lam, a[s.BARS_AT], n)
-    if a[s.WANT_U]:
-        same = stage_times(a, row, 0, a[s.T_BAR_AT])
-        control_bars(a, same, a[s.U_BAR_AT])

@@ -78,7 +78,8 @@ SIZE = 227
 (F_T, F_H, F_ERR, F_TAU, F_END, F_TRY, F_NORM, F_LOSS, F_ROWS) = range(9)
 # ... and int64 ones.
 (I_INDEX, I_LIVE, I_STATUS, I_SAVED, I_PIECE, I_STAGE_PIECE, I_FRESH, I_STEPS, I_REJECTED, I_ACTIVE) = range(10)
-(I_OK, I_AGAIN, I_TRUNCATED, I_RHS, I_BAD, I_BASE, I_BROKEN, I_CROSSED, I_STIFF, I_CALM, I_ROWS) = range(10, 21)
+(I_OK, I_AGAIN, I_TRUNCATED, I_RHS, I_BAD, I_BASE, I_BROKEN, I_CROSSED, I_STIFF, I_CALM, I_LIMIT) = range(10, 21)
+I_ROWS = 21
 # Entries of the controller array (float64): rtol, atol is its own array; first step, safety, factor limits, PI gain,
 # limit of stability of the stiffness test.
 (RTOL, DT0, DT, SAFETY, SHRINK, GROW, BETA, STABILITY) = range(8)
@@ -92,5 +93,7 @@ SIZE = 227
 # Steps at the limit of stability that make a lane stiff, others in a row that set their count back (Hairer's numbers),
 # trials before the step limit that are watched.
 (STIFF_STEPS, CALM_STEPS, WATCHED_STEPS) = (15, 6, 200)
+# Trials that a lane's limit grows by with every knot of the control that it passes.
+STEPS_PER_KNOT = 10
 # Flags of a row.
 (HAS_TAPE, HAS_DENSE) = (1, 2)

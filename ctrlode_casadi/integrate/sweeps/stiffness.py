@@ -35,8 +35,9 @@ def notice_stiffness(a: Ints, row: Int, records: Int, x_new: Int) -> None:
     """
     lanes, i, h = a[s.LANES], ints(a[s.LANE_I_AT]), doubles(a[s.ROW_H_AT])
     limit = doubles(a[s.CONTROL_AT])[s.STABILITY]
-    first = 0 if a[s.STIFFNESS] == s.STOP_WHEN_STIFF else a[s.MAX_STEPS] - s.WATCHED_STEPS
+    always = a[s.STIFFNESS] == s.STOP_WHEN_STIFF
     for lane in range(lanes):
+        first = 0 if always else i[s.I_LIMIT * lanes + lane] - s.WATCHED_STEPS
         trials = i[s.I_STEPS * lanes + lane] + i[s.I_REJECTED * lanes + lane]
         if i[s.I_OK * lanes + lane] == 0 or trials < first:
             continue
