@@ -10,12 +10,14 @@ controls there only and forms another, whose elements are the points of all inte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import casadi as ca
 import numpy as np
+from numpy.typing import NDArray
 
 from ..base.arrays import Float64Array
+from . import algebraic
 from .elements import Element, join
 from .groups import OBJECTIVE, IntArray
 from .guess import Guess
@@ -26,9 +28,11 @@ from .points import (
     add_ends,
     add_point_constraint,
     control_at,
+    depends_on_control,
+    extra_breaks,
+    free_at_point,
     held,
     integral_rows,
-    mixed_control,
     quadratures,
 )
 
@@ -51,6 +55,11 @@ class CollocationStates:
         For each interval, rows (d, nx) of its equations.
     closings
         (N, nx) rows of the continuity at the end of each interval; -1 where a Radau point is that end.
+    algebraic
+        (n + k, nz) places of the algebraic variables at the collocation points of all intervals, and at the k breaks
+        where they are needed too; empty for an ODE.
+    algebraic_fractions
+        (n + k,) where these stand.
     """
 
     fractions: Float64Array
@@ -59,6 +68,8 @@ class CollocationStates:
     points: list[IntArray]
     defects: list[IntArray]
     closings: IntArray
+    algebraic: IntArray
+    algebraic_fractions: Float64Array
 
 
 def transcribe(h: Horizon, guess: Guess, scheme: str) -> CollocationStates:
@@ -68,10 +79,25 @@ def transcribe(h: Horizon, guess: Guess, scheme: str) -> CollocationStates:
     states = _states(h, guess, mesh, rules)
     _slopes(h, states, rules)
     points = _collocation_points(h, states, rules)
+    if h.problem.nz:
+        ends_at_one = rules[int(mesh.degrees[-1])].ends_at_one
+        places = algebraic.add_variables(h, guess, points.fractions, points.stages, ends_at_one)
+        points = replace(points, algebraic=places)
     _dynamics(h, states, points)
-    _path(h, states, points)
-    add_ends(h, states.places[0], states.places[-1])
-    return states
+    at_breaks = _breaks(mesh, states)
+    covered = np.isin(at_breaks.states[:, 0], points.states[:, 0])
+    if h.problem.nz:
+        at_breaks = replace(at_breaks, algebraic=algebraic.at_breaks(h, guess, at_breaks, covered))
+    _path(h, at_breaks, points, covered)
+    add_ends(h, *algebraic.at_ends(h.problem, at_breaks, points))
+    if not h.problem.nz:
+        return states
+    present = at_breaks.algebraic[:, 0] >= 0
+    return replace(
+        states,
+        algebraic=np.vstack([points.algebraic, at_breaks.algebraic[present]]),
+        algebraic_fractions=np.append(points.fractions, mesh.breaks[present]),
+    )
 
 
 def _states(h: Horizon, guess: Guess, mesh: Mesh, rules: dict[int, Rule]) -> CollocationStates:
@@ -114,7 +140,8 @@ def _states(h: Horizon, guess: Guess, mesh: Mesh, rules: dict[int, Rule]) -> Col
 
         defects.append(h.build.rows((p.size, d.nx), text, stage=stage[p][:, None], scale=1.0 / h.scales.x))
     closings = np.full((mesh.size, d.nx), -1, dtype=np.int64)
-    return CollocationStates(where, places, np.array(breaks), points, defects, closings)
+    none: IntArray = np.zeros((0, 0), dtype=np.int64)
+    return CollocationStates(where, places, np.array(breaks), points, defects, closings, none, np.zeros(0))
 
 
 def _slopes(h: Horizon, states: CollocationStates, rules: dict[int, Rule]) -> None:
@@ -167,26 +194,31 @@ def _dynamics(h: Horizon, states: CollocationStates, points: Points) -> None:
         some = points.select(chosen)
         parts = 1 if places.shape[1] == 1 else h.control.parts(int(some.intervals[0])).size
         extra = parts if parts > 1 else 0
-        element = Element(d, {"x": d.nx, "u": parts * d.nu}, {"tau": 1, "length": 1, "weight": 1, "mix": extra})
+        sizes = {"x": d.nx, "u": parts * d.nu, "z": d.nz}
+        element = Element(d, sizes, {"tau": 1, "length": 1, "weight": 1, "mix": extra})
         s, x = element.constants, element.variables["x"]
-        u = mixed_control(element, parts, d.nu)
+        u = free_at_point(element, d, parts)
         t = element.time(s["tau"])
         results = [-s["length"] * element.duration * d.rhs(t, x, u, element.p)]
         targets = [defects[chosen]]
+        if d.algebraic is not None:
+            results.append(d.algebraic(t, x, u, element.p))
+            targets.append(algebraic.equation_rows(h, some.fractions, some.stages))
         if integrands is not None:
             results.append(s["weight"] * element.duration * integrands(t, x, u, element.p))
             row = np.concatenate([np.full(n_costs, OBJECTIVE, dtype=np.int64), integral])
             targets.append(np.tile(row, (chosen.size, 1)))
         constants = np.column_stack([some.fractions, lengths[chosen], some.weights, mix[chosen][:, :extra]])
-        variables = join([some.states, places[chosen][:, :parts].reshape(chosen.size, -1)], h.shared)
+        controls = places[chosen][:, :parts].reshape(chosen.size, -1)
+        own = [some.states, controls, some.algebraic] if d.nz else [some.states, controls]
+        variables = join(own, h.shared)
         function = element.function("dynamics", results)
         h.build.group("collocation point", function, variables, constants, np.hstack(targets))
 
 
-def _path(h: Horizon, states: CollocationStates, points: Points) -> None:
-    """Path constraints at the collocation points; at the breaks too where the control is known there."""
-    d, mesh = h.problem, h.control.mesh
-    at_breaks = Points(
+def _breaks(mesh: Mesh, states: CollocationStates) -> Points:
+    """The breaks as points."""
+    return Points(
         mesh.breaks,
         np.arange(mesh.size + 1.0),
         np.minimum(np.arange(mesh.size + 1), mesh.size - 1),
@@ -194,20 +226,18 @@ def _path(h: Horizon, states: CollocationStates, points: Points) -> None:
         states.places[states.breaks],
         np.zeros(mesh.size + 1),
     )
-    covered = np.isin(at_breaks.states[:, 0], points.states[:, 0])
-    for c in d.path:
+
+
+def _path(h: Horizon, at_breaks: Points, points: Points, covered: NDArray[np.bool_]) -> None:
+    """Path constraints at the collocation points; at the breaks too where the control is known there."""
+    for c in h.problem.path:
         if held(h, c):
             add_point_constraint(h, c, at_breaks.select(slice(None, -1)))
             continue
         add_point_constraint(h, c, points)
-        if c.soft is not None or (c.uses_control and h.control.kind == "collocation"):
-            continue
-        extra = ~covered
-        if c.uses_control and h.control.kind == "constant":
-            extra[:-1] = True  # the value of the interval that begins here
-        if not c.uses_control and np.isfinite(d.x_start).all():
-            extra[0] = False  # nothing to choose
-        add_point_constraint(h, c, at_breaks.select(extra))
+        extra = extra_breaks(h, covered, depends_on_control(h.problem, c))
+        if c.soft is None and extra.any():
+            add_point_constraint(h, c, at_breaks.select(extra))
 
 
 def interpolate(mesh: Mesh, scheme: str, states: CollocationStates, x: Float64Array, at: Float64Array) -> Float64Array:

@@ -59,9 +59,9 @@ class ControlGrid:
             return np.stack([1.0 - theta, theta], axis=1)
         return lagrange(collocation_rule(self.scheme, int(self.mesh.degrees[k])).points, theta)
 
-    def evaluate(self, values: Float64Array, fractions: Float64Array) -> Float64Array:
-        """The control (m, nu) at fractions of the horizon, from its values (M, nu)."""
-        intervals, theta = self.mesh.locate(fractions)
+    def evaluate(self, values: Float64Array, fractions: Float64Array, left: bool = False) -> Float64Array:
+        """The control (m, nu) at fractions of the horizon, from its values (M, nu); `left` as in `Mesh.locate`."""
+        intervals, theta = self.mesh.locate(fractions, left)
         out = np.empty((fractions.size, values.shape[1]))
         for k in np.unique(intervals):
             here = intervals == k

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,23 @@ from ..base.arrays import Float64Array, call
 from ..base.errors import DataError, SolverError, UnsupportedOperation, unknown_name
 from ..integrate.solvers import RungeKutta
 from ..model.ode import ControlledODE
-from . import symbolic
+from . import kinks, symbolic
 from .definition import Definition
-from .groups import NLP, OBJECTIVE
+from .free_time import may_help, solve_with_fixed_times
+from .groups import NLP
 from .guess import Guess, make_guess
+from .infeasible import with_violations
 from .mesh import make_mesh
 from .monitor import Iteration
+from .objective_scale import larger_scale, with_objective_scale
 from .oracle import Oracle
 from .refinement import Refinement, refinement_of
+from .restarts import USUAL, Search, Way, moved, worst_error
 from .simulation import FIRST_CHOICE, check_integrator
 from .solution import OptimalControlSolution
 from .solvers import PluginSolver, Result, Start, check_solver
-from .status import SolveStatus
+from .stages import forward, solver_options
+from .time_limit import TimeLimit
 from .transcription import METHODS, Plan, Transcription, transcribe
 
 BACKENDS = ("auto", "compiled", "casadi")
@@ -33,8 +39,6 @@ BACKENDS = ("auto", "compiled", "casadi")
 _STEP_TOLERANCE = 1e-8
 _MOST_STEPS = 16
 
-#: Error of an interval, relative to the states' size, from which on a collocation is tried from another start.
-_DOUBTFUL = 1e-2
 #: Transcriptions kept with their solvers.
 _KEPT = 8
 
@@ -60,6 +64,12 @@ def plan_of(
     """Settings of a transcription, checked and completed."""
     if method not in METHODS:
         raise DataError(unknown_name("method", method, METHODS))
+    if d.is_dae and method != "collocation":
+        what = f"algebraic variables (nz={d.nz})" if d.nz else "a singular mass matrix"
+        raise UnsupportedOperation(
+            f"method: {method!r} integrates with explicit steps, which a model with {what} does not have; use "
+            "method='collocation'"
+        )
     cut = make_mesh(intervals, mesh, degree)
     if control is None:
         control = "collocation" if method == "collocation" else "constant"
@@ -95,6 +105,8 @@ class Request:
         One of `BACKENDS`.
     watch
         Iteration callback.
+    limit
+        Time that is left for all solves.
     """
 
     model: ControlledODE
@@ -103,6 +115,7 @@ class Request:
     options: Mapping[str, Any]
     backend: str
     watch: Callable[[Iteration], Any] | None
+    limit: TimeLimit = field(default_factory=TimeLimit)
 
 
 class Drive:
@@ -121,56 +134,38 @@ class Drive:
         refinement = refinement_of(refine)
         if refinement is not None and plan.method != "collocation":
             raise DataError(f"refine: needs method='collocation', got {plan.method!r}")
-        if plan.method == "collocation":
-            solution = self._collocate(request, plan, guess)
-            return solution if refinement is None else self._refine(request, plan, solution, refinement)
+        request = replace(request, limit=TimeLimit(request.solver, request.options))
         if plan.method == "single-shooting" and _has_states(guess):
             request, guess = self._follow_states(request, plan, guess)
-        solution = self._once(request, plan, guess)
+        once, has_freedom = partial(self._once, request), partial(self._has_freedom, request)
+        solution = Search(once, has_freedom, plan, guess, request.solver, request.options).solve()
+        if plan.method == "collocation":
+            return solution if refinement is None else self._refine(request, plan, solution, refinement)
         return self._halve_steps(request, plan, solution) if choose_steps else solution
-
-    def _collocate(self, request: Request, plan: Plan, guess: Any) -> OptimalControlSolution:
-        """Solve; where the polynomials do not follow the differential equation, start again from a calmer control.
-
-        With one value per collocation point a coarse mesh can have optima that only exploit the quadrature, with
-        controls that jump within an interval. They show in the error of the mesh. A control that is linear on each
-        interval cannot do that; the optimum with it is then the better start.
-        """
-        solution = self._once(request, plan, guess)
-        if plan.control != "collocation" or not _is_doubtful(solution, request.options):
-            return solution
-        calm = self._once(request, replace(plan, control="linear"), guess)
-        if not calm.success:
-            return solution
-        again = self._once(request, plan, calm)
-        if not again.success or (solution.success and _worst(again) > _worst(solution)):
-            return solution
-        again.stats["restarted"] = True
-        return again
 
     def _refine(
         self, request: Request, plan: Plan, solution: OptimalControlSolution, refinement: Refinement
     ) -> OptimalControlSolution:
         """Solve on finer meshes until the error is small."""
         rounds = 0
-        while solution.success and rounds < refinement.rounds:
+        while solution.success and rounds < refinement.rounds and not request.limit.over:
             mesh = refinement.next_mesh(solution)
             if mesh is None:
                 break
             rounds, plan = rounds + 1, replace(plan, mesh=mesh)
-            solution = self._once(request, plan, solution)
+            solution = self._once(request, plan, solution, Way(scale_f=solution.nlp.scale_f))
         solution.stats["refinements"] = rounds
-        solution.stats["mesh_error"] = _worst(solution)
+        solution.stats["mesh_error"] = worst_error(solution)
         return solution
 
     def _halve_steps(self, request: Request, plan: Plan, solution: OptimalControlSolution) -> OptimalControlSolution:
         """Solve with shorter Runge-Kutta steps until the error is small."""
-        while solution.success and solution.integration_error() > _STEP_TOLERANCE:
+        while solution.success and not request.limit.over and solution.integration_error() > _STEP_TOLERANCE:
             steps = (plan.integrator.steps_per_interval or 1) * 2
             if steps > _MOST_STEPS:
                 break
             plan = replace(plan, integrator=replace(plan.integrator, steps_per_interval=steps))
-            solution = self._once(request, plan, solution)
+            solution = self._once(request, plan, solution, Way(scale_f=solution.nlp.scale_f))
         return solution
 
     def _follow_states(self, request: Request, plan: Plan, guess: Any) -> tuple[Request, Any]:
@@ -185,49 +180,93 @@ class Drive:
         near = _NEAR if request.solver == "ipopt" else {}
         return replace(request, options=near | dict(request.options)), found
 
-    def _once(self, request: Request, plan: Plan, guess: Any) -> OptimalControlSolution:
-        """Solve on one mesh."""
+    def _once(self, request: Request, plan: Plan, guess: Any, way: Way = USUAL) -> OptimalControlSolution:
+        """Solve on one mesh, and again where the cost was too small for the solver's tolerances."""
         began = time.perf_counter()
         rows = make_guess(request.definition, guess)
-        prepared = self._prepare(request, plan, rows)
+        prepared = self._prepare(request, plan, rows, way.scale_f)
         t = prepared.transcription
+        if way.moved:
+            rows = moved(request.definition, rows)
         nlp = replace(t.nlp, w0=t.pack(rows))
         start = Start(nlp.w0)
-        if isinstance(guess, OptimalControlSolution) and guess.fits(t):
+        if isinstance(guess, OptimalControlSolution) and guess.fits(t) and not way.moved:
             start = guess.start()
         check_finite_start(nlp, prepared.oracle, start.w)
-        key = (request.solver, repr(sorted(request.options.items(), key=lambda item: item[0])), start.warm)
-        if key not in prepared.solvers:
-            prepared.solvers[key] = make_solver(prepared.oracle, nlp, request.solver, request.options, start.warm)
+        first = request
+        if way.iterations is not None:
+            first = replace(request, options={**request.options, "max_iter": way.iterations})
+        _solver(prepared, first, nlp, start.warm)
         setup = time.perf_counter() - began
-        result: Result = prepared.solvers[key].solve(nlp, start, request.watch)
+        result = _solve(prepared, first, nlp, start)
+        if way.other_times and may_help(t, result):
+            result = solve_with_fixed_times(t, nlp, rows, result, partial(_solve, prepared, request))
+        result.stats.setdefault("attempts", 1)
+        scale_f = larger_scale(t, result)
+        if scale_f is not None:
+            prepared, nlp, result = _rescaled(request, prepared, nlp, result, scale_f)
+            self._prepared[_key(request, plan)] = prepared
+        kink = kinks.hint(t, result.status, result.w, nlp.q)
+        if kink:
+            result = replace(result, message=f"{result.message}; {kink}")
+        result = with_violations(nlp, prepared.oracle, result, bool(t.tf.size))
         result.stats["setup_seconds"] = setup
         result.stats["backend"] = prepared.backend
-        return OptimalControlSolution(request.model, t, nlp, prepared.oracle, result)
+        return OptimalControlSolution(request.model, prepared.transcription, nlp, prepared.oracle, result)
 
-    def _prepare(self, request: Request, plan: Plan, guess: Guess) -> _Prepared:
-        key = (
-            plan.method, plan.mesh.key, plan.control, plan.scheme, plan.integrator, repr(plan.scaling),
-            request.backend, request.solver,
-        )  # fmt: skip
+    def _has_freedom(self, request: Request, plan: Plan, guess: Any) -> bool:
+        """Whether there are at least as many variables as equations."""
+        nlp = self._prepare(request, plan, make_guess(request.definition, guess)).transcription.nlp
+        return int(np.sum(nlp.lbg == nlp.ubg)) <= int(np.sum(nlp.lbw < nlp.ubw))
+
+    def _prepare(self, request: Request, plan: Plan, guess: Guess, scale_f: float = 0.0) -> _Prepared:
+        key = _key(request, plan)
         if key not in self._prepared:
             if len(self._prepared) >= _KEPT:
                 self._prepared.pop(next(iter(self._prepared)))
-            t = _with_objective_scale(transcribe(request.definition, plan, guess))
+            t = forward(with_objective_scale(transcribe(request.definition, plan, guess), scale_f), request.solver)
             oracle, name = make_oracle(t.nlp, request.backend, request.solver, repeated=False)
             self._prepared[key] = _Prepared(t, oracle, name, {})
         return self._prepared[key]
 
 
-def _with_objective_scale(t: Transcription) -> Transcription:
-    """Scale a small objective up: solvers' tolerances are absolute. Large ones IPOPT scales down by itself."""
-    if t.plan.scaling is not True:
-        return t
-    targets = zip(t.nlp.groups, symbolic.values(t.nlp, t.nlp.w0))
-    value = abs(sum(float(r[group.targets == OBJECTIVE].sum()) for group, r in targets))
-    if not 0.0 < value < 1.0:
-        return t
-    return replace(t, nlp=replace(t.nlp, scale_f=2.0 ** min(5, round(-np.log2(value)))))
+def _key(request: Request, plan: Plan) -> tuple[Any, ...]:
+    """What a transcription and its functions depend on."""
+    return (
+        plan.method, plan.mesh.key, plan.control, plan.scheme, plan.integrator, repr(plan.scaling),
+        request.backend, request.solver,
+    )  # fmt: skip
+
+
+def _solve(prepared: _Prepared, request: Request, nlp: NLP, start: Start) -> Result:
+    """One run of the solver."""
+    solver = _solver(prepared, request, nlp, start.warm)
+    return request.limit.run(lambda watch: solver.solve(nlp, start, watch), request.watch)
+
+
+def _rescaled(
+    request: Request, prepared: _Prepared, nlp: NLP, result: Result, scale_f: float
+) -> tuple[_Prepared, NLP, Result]:
+    """A solution with another factor of the objective, from the old one; the old one where that fails."""
+    t = replace(prepared.transcription, nlp=replace(prepared.transcription.nlp, scale_f=scale_f))
+    oracle, name = make_oracle(t.nlp, request.backend, request.solver, repeated=False)
+    fine, program = _Prepared(t, oracle, name, {}), replace(nlp, scale_f=scale_f)
+    again = _solve(fine, request, program, Start(result.w, result.lam_g, result.lam_w))
+    for key in ("attempts", "seconds"):
+        again.stats[key] = again.stats.get(key, 1) + result.stats[key]
+    if not again.status.success:
+        result.stats.update(attempts=again.stats["attempts"], seconds=again.stats["seconds"])
+        return prepared, nlp, result
+    return fine, program, again
+
+
+def _solver(prepared: _Prepared, request: Request, nlp: NLP, warm: bool) -> Any:
+    """The solver of a request, made when it is first needed."""
+    key = (request.solver, repr(sorted(request.options.items(), key=lambda item: item[0])), warm)
+    if key not in prepared.solvers:
+        options = solver_options(prepared.transcription, prepared.oracle, request.solver, request.options)
+        prepared.solvers[key] = make_solver(prepared.oracle, nlp, request.solver, options, warm)
+    return prepared.solvers[key]
 
 
 def make_oracle(nlp: NLP, backend: str, solver: str, repeated: bool = True) -> tuple[Oracle, str]:
@@ -295,20 +334,6 @@ def _has_states(guess: Any) -> bool:
     """Whether a guess says how the states change."""
     shape = np.shape(guess["x"]) if isinstance(guess, Mapping) and guess.get("x") is not None else ()
     return len(shape) == 2 and shape[0] > 1
-
-
-def _worst(solution: OptimalControlSolution) -> float:
-    """Largest error of an interval."""
-    return float(solution.mesh_errors().max())
-
-
-def _is_doubtful(solution: OptimalControlSolution, options: Mapping[str, Any]) -> bool:
-    """Whether another start may lead to something better; not where the user set the limit that was met."""
-    if solution.success:
-        return _worst(solution) > _DOUBTFUL
-    if solution.status is SolveStatus.MAX_ITERATIONS:
-        return not any("max" in key and "iter" in key for key in options) and "ipopt" not in options
-    return solution.status not in (SolveStatus.INTERRUPTED, SolveStatus.TIME_LIMIT)
 
 
 def watcher(callback: Callable[[Iteration], Any] | None, progress: bool) -> Callable[[Iteration], Any] | None:

@@ -34,6 +34,7 @@ class Element:
 
     def __init__(self, d: Definition, variables: Mapping[str, int], constants: Mapping[str, int]) -> None:
         own = sum(variables.values())
+        self._held = d.held
         self._v = ca.MX.sym("v", own + int(d.free_tf) + d.free.size)
         self._s = ca.MX.sym("s", sum(constants.values()))
         self._q = ca.MX.sym("q", 2 + d.np)
@@ -48,10 +49,19 @@ class Element:
         """Time at a fraction of the horizon."""
         return self.t0 + fraction * self.duration
 
-    def function(self, name: str, results: list[ca.MX]) -> ca.Function:
-        """The element's function ``(v, s, q) -> r`` from its contributions, one after another."""
+    def parameters_in(self, middle: Any) -> ca.MX:
+        """The parameter vector in the interval around a fraction of the horizon; see `Definition.held`."""
+        return self.p if self._held is None else self._held(self.time(middle), self.p)
+
+    def function(self, name: str, results: list[ca.MX], moves: ca.MX | None = None) -> ca.Function:
+        """The element's function ``(v, s, q) -> r`` from its contributions, one after another.
+
+        With `moves`, a symbol in the contributions, it is a fourth input.
+        """
         r = ca.densify(ca.vertcat(*results)) if results else ca.MX(0, 1)
-        return ca.Function(name, [self._v, self._s, self._q], [r], ["v", "s", "q"], ["r"])
+        more = {} if moves is None else {"moves": moves}
+        symbols = {"v": self._v, "s": self._s, "q": self._q} | more
+        return ca.Function(name, list(symbols.values()), [r], list(symbols), ["r"])
 
 
 def join(parts: list[IntArray], shared: IntArray) -> IntArray:

@@ -82,7 +82,8 @@ class NLP:
     q
         Values of the parameters (n_q,).
     scale_w, scale_g, scale_f
-        The solver works on ``w / scale_w``, ``scale_g * g`` and ``scale_f * f``; all positive.
+        The solver works on ``w / scale_w``, ``scale_g * g`` and ``scale_f * f``; all positive, but `scale_g` may be
+        negative for equations.
     describe_variable, describe_row
         Text for messages, such as ``"state h at t = 0.4 (interval 3)"``, from an index of w or g.
     """

@@ -10,11 +10,12 @@ import numpy as np
 
 from ..base.arrays import Float64Array, floats
 from ..base.errors import DataError, unknown_name
+from .checks import set_points
 from .controls import ControlGrid
 from .definition import Definition
-from .groups import IntArray
+from .reduction import Reduction
 
-_KEYS = ("x", "u", "p", "tf", "t")
+_KEYS = ("x", "u", "z", "p", "tf", "t")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +24,8 @@ class Guess:
 
     Attributes
     ----------
-    x, u
-        Functions from fractions (m,) of the horizon to states (m, nx) and controls (m, nu).
+    x, u, z
+        Functions from fractions (m,) of the horizon to states (m, nx), controls (m, nu), algebraic variables (m, nz).
     p
         All parameters (np,).
     tf
@@ -36,13 +37,18 @@ class Guess:
 
     x: Callable[[Float64Array], Float64Array]
     u: Callable[[Float64Array], Float64Array]
+    z: Callable[[Float64Array], Float64Array]
     p: Float64Array
     tf: float
     rows: Float64Array | None = None
 
-    def keep(self, states: IntArray) -> Guess:
-        """The guess of some of the states."""
-        return replace(self, x=lambda fractions: self.x(fractions)[:, states])
+    def within(self, reduction: Reduction) -> Guess:
+        """The guess of a problem's smaller form."""
+        return replace(
+            self,
+            x=lambda fractions: reduction.states(self.x(fractions)),
+            z=lambda fractions: np.hstack([self.x(fractions)[:, reduction.algebraic], self.z(fractions)]),
+        )
 
     def control(self, grid: ControlGrid) -> Float64Array:
         """Values (M, nu) of the control on a grid."""
@@ -62,6 +68,9 @@ class Resampled(Protocol):
     def resample(self, t: Any) -> tuple[Float64Array, Float64Array]:
         """States and controls at times t."""
 
+    def resample_z(self, t: Any) -> Float64Array:
+        """Algebraic variables at times t."""
+
 
 def make_guess(d: Definition, guess: Mapping[str, Any] | Resampled | None) -> Guess:
     """A guess of every quantity.
@@ -71,20 +80,21 @@ def make_guess(d: Definition, guess: Mapping[str, Any] | Resampled | None) -> Gu
     d
         The problem, with all its states.
     guess
-        Dict with any of x (M, nx) or (nx,), u (M, nu) or (nu,), p (np,), tf; the rows are on an even grid over the
-        horizon, or at the times t (M,). Or an earlier solution.
+        Dict with any of x (M, nx) or (nx,), u (M, nu) or (nu,), z (M, nz) or (nz,), p (np,), tf; the rows are on an
+        even grid over the horizon, or at the times t (M,). Or an earlier solution.
 
     Raises
     ------
     DataError
-        For unknown keys, wrong shapes, entries that are not finite, times that do not increase.
+        For unknown keys, wrong shapes, entries that are not finite, times that do not increase, another final time
+        than the fixed one.
     """
     if guess is None:
         guess = {}
     elif isinstance(guess, Resampled):
         return _from_solution(d, guess)
     if not isinstance(guess, Mapping):
-        raise DataError(f"guess: expected a dict with x, u, p, tf, or a solution, got {type(guess).__name__}")
+        raise DataError(f"guess: expected a dict with x, u, z, p, tf, or a solution, got {type(guess).__name__}")
     for key in guess:
         if key not in _KEYS:
             raise DataError(unknown_name("guess", key, _KEYS))
@@ -92,13 +102,17 @@ def make_guess(d: Definition, guess: Mapping[str, Any] | Resampled | None) -> Gu
     grid = None if guess.get("t") is None else _grid(guess["t"])
     fx, rows_x = _rows("x", guess.get("x"), d.nx, grid)
     fu, rows_u = _rows("u", guess.get("u"), d.nu, grid)
+    fz, rows_z = _rows("z", guess.get("z"), d.nz, grid)
     if rows_x is None:
         fx, rows_x = np.array([0.0, 1.0]), _default_states(d)
     if rows_u is None:
         fu, rows_u = np.array([0.0]), _middle(d.u_lb, d.u_ub)[None, :]
+    if rows_z is None:
+        near = np.where(d.z0 == 0.0, _middle(d.z_lb, d.z_ub), np.clip(d.z0, d.z_lb, d.z_ub))
+        fz, rows_z = np.array([0.0]), near[None, :]
     p = d.p.copy()
     if guess.get("p") is not None:
-        given = np.asarray(floats("guess['p']", guess["p"], (("np", d.np),)), dtype=np.float64)
+        given = np.asarray(floats("guess['p']", set_points(guess["p"]), (("np", d.np),)), dtype=np.float64)
         p[d.free] = given[d.free]
     missing = np.isnan(p)
     missing[np.setdiff1d(np.arange(d.np), d.free)] = False
@@ -106,6 +120,7 @@ def make_guess(d: Definition, guess: Mapping[str, Any] | Resampled | None) -> Gu
     return Guess(
         lambda fractions: _resample(fractions, fx, rows_x),
         lambda fractions: _resample(fractions, fu, rows_u),
+        lambda fractions: _resample(fractions, fz, rows_z),
         p,
         tf,
         rows_u if grid is None else None,
@@ -115,10 +130,11 @@ def make_guess(d: Definition, guess: Mapping[str, Any] | Resampled | None) -> Gu
 def _from_solution(d: Definition, solution: Resampled) -> Guess:
     """States and controls of an earlier solution, by its own polynomials."""
     x, u = solution.resample(np.array([solution.t0]))
-    if x.shape[1] != d.nx or u.shape[1] != d.nu or solution.p.size != d.np:
+    nz = solution.resample_z(np.array([solution.t0])).shape[1]
+    if x.shape[1] != d.nx or u.shape[1] != d.nu or nz != d.nz or solution.p.size != d.np:
         raise DataError(
-            f"guess: the solution has nx={x.shape[1]}, nu={u.shape[1]}, np={solution.p.size}, the problem has "
-            f"nx={d.nx}, nu={d.nu}, np={d.np}"
+            f"guess: the solution has nx={x.shape[1]}, nu={u.shape[1]}, nz={nz}, np={solution.p.size}, the problem has "
+            f"nx={d.nx}, nu={d.nu}, nz={d.nz}, np={d.np}"
         )
     start, length = solution.t0, solution.tf - solution.t0
     p = d.p.copy()
@@ -126,6 +142,7 @@ def _from_solution(d: Definition, solution: Resampled) -> Guess:
     return Guess(
         lambda fractions: solution.resample(start + fractions * length)[0],
         lambda fractions: solution.resample(start + fractions * length)[1],
+        lambda fractions: solution.resample_z(start + fractions * length),
         p,
         solution.tf if d.free_tf else d.tf,
     )
@@ -137,13 +154,21 @@ def _final_time(d: Definition, tf: Any) -> float:
     value = float(floats("guess['tf']", tf))
     if value <= d.t0:
         raise DataError(f"guess['tf']: must be larger than t0={d.t0:g}, got {value:g}")
+    if not d.free_tf and abs(value - d.tf) > 1e-9 * max(abs(d.t0), abs(d.tf)):
+        raise DataError(
+            f"guess['tf']: the final time is fixed, tf={d.tf:g}, got {value:g}; leave it out, or make it a variable "
+            f"with OptimalControlProblem(model, tf=Free({value:g}, lb, ub))"
+        )
     return value if d.free_tf else d.tf
 
 
 def _grid(t: Any) -> Float64Array:
-    times = np.asarray(floats("guess['t']", t, ("M",)), dtype=np.float64)
-    if times.size < 2 or np.any(np.diff(times) < 0):
-        raise DataError("guess['t']: expected at least two increasing times")
+    times = np.asarray(floats("guess['t']", set_points(t), ("M",)), dtype=np.float64)
+    if times.size < 2 or np.any(np.diff(times) < 0) or times[-1] <= times[0]:
+        raise DataError(
+            "guess['t']: expected at least two increasing times, the last one larger than the first, got "
+            f"{np.array2string(times, threshold=8)}"
+        )
     return (times - times[0]) / (times[-1] - times[0])
 
 
@@ -153,9 +178,11 @@ def _rows(
     letter = f"n{name}"
     if value is None:
         return np.array([0.0]), None
-    array = np.asarray(floats(f"guess[{name!r}]", value), dtype=np.float64)
+    array = np.asarray(floats(f"guess[{name!r}]", set_points(value)), dtype=np.float64)
     if array.ndim == 0 and n == 1:
         array = array.reshape(1)
+    if n == 0 and array.size:
+        raise DataError(f"guess[{name!r}]: the problem has none ({letter}=0), leave it out")
     if array.ndim == 1 and array.size == n and not (n == 1 and grid is not None and grid.size == array.size):
         return np.array([0.0]), array[None, :]
     if array.ndim == 1 and n == 1:

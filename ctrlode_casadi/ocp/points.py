@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import casadi as ca
@@ -13,7 +13,7 @@ from ..base.arrays import Float64Array
 from .assembly import GLOBAL, Assembler
 from .checks import depends_on
 from .controls import ControlGrid
-from .definition import Definition, EndConstraint, PointConstraint, Soft
+from .definition import Definition, EndConstraint, PointConstraint, Soft, point_symbols
 from .elements import Element, join
 from .groups import OBJECTIVE, IntArray
 from .scaling import Scales
@@ -55,6 +55,10 @@ class Horizon:
         return f"t = {d.t0 + fraction * (self.tf - d.t0):.6g}"
 
 
+def _no_places() -> IntArray:
+    return np.zeros((0, 0), dtype=np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Points:
     """Points of the horizon with states of their own.
@@ -71,6 +75,8 @@ class Points:
         (n, nx) places of the states.
     weights
         (n,) fraction of the horizon that each point stands for, for prices of violations.
+    algebraic
+        (n, nz) places of the algebraic variables; empty where there are none.
     """
 
     fractions: Float64Array
@@ -79,6 +85,7 @@ class Points:
     theta: Float64Array
     states: IntArray
     weights: Float64Array
+    algebraic: IntArray = field(default_factory=_no_places)
 
     def select(self, which: Any) -> Points:
         """Some of the points."""
@@ -89,13 +96,41 @@ class Points:
             self.theta[which],
             self.states[which],
             self.weights[which],
+            self.algebraic[which] if self.algebraic.size else self.algebraic,
         )
 
 
 def held(h: Horizon, c: PointConstraint) -> bool:
     """Whether a constraint has one value per interval: imposed twice, its rows would be the same."""
     known = (depends_on(c.function, 0), depends_on(c.function, 1))
-    return h.control.kind == "constant" and c.soft is None and c.uses_control and not any(known)
+    alone = c.uses_control and not c.uses_algebraic and not any(known)
+    return h.control.kind == "constant" and c.soft is None and alone
+
+
+def depends_on_control(d: Definition, c: PointConstraint) -> bool:
+    """Whether a constraint depends on the control, directly or by the algebraic variables."""
+    return c.uses_control or (c.uses_algebraic and d.nu > 0)
+
+
+def extra_breaks(h: Horizon, covered: NDArray[np.bool_], by_control: bool) -> NDArray[np.bool_]:
+    """Breaks (N + 1,) at which collocation imposes a hard constraint besides its points: the control is known there.
+
+    Parameters
+    ----------
+    covered
+        Breaks that are collocation points.
+    by_control
+        Whether the constraint depends on the control.
+    """
+    kind = h.control.kind
+    if by_control and kind == "collocation":
+        return np.zeros(covered.size, dtype=bool)
+    extra = ~covered
+    if by_control and kind == "constant":
+        extra[:-1] = True  # the value of the interval that begins here
+    if not by_control and np.isfinite(h.problem.x_start).all():
+        extra[0] = False  # nothing to choose
+    return extra
 
 
 def control_at(h: Horizon, points: Points) -> tuple[IntArray, Float64Array, list[IntArray]]:
@@ -128,6 +163,14 @@ def mixed_control(element: Element, parts: int, nu: int) -> ca.MX:
     return ca.mtimes(values, element.constants["mix"])
 
 
+def free_at_point(element: Element, d: Definition, parts: int, algebraic: bool = True) -> ca.MX:
+    """v = (u, z) from the element's variables "u" and "z"; zeros for u without parts, and for z that is not there."""
+    u = mixed_control(element, parts, d.nu) if parts else ca.MX(d.nu, 1)
+    if d.nz == 0:
+        return u
+    return ca.vertcat(u, element.variables["z"] if algebraic else ca.MX(d.nz, 1))
+
+
 def add_point_constraint(h: Horizon, c: PointConstraint, points: Points) -> None:
     """Impose a constraint at points."""
     if not c.uses_control:
@@ -150,11 +193,12 @@ def _point_group(
         return
     slack = slack_variables(h, c.soft, c.lb, c.ub, points.stages, c.name, points.fractions)
     mix = parts if parts > 1 else 0
-    element = Element(
-        d, {"x": d.nx, "u": parts * d.nu, "slack": slack.places.shape[1]}, {"tau": 1, "weight": 1, "mix": mix}
-    )
-    u = mixed_control(element, parts, d.nu) if parts else ca.MX(d.nu, 1)
-    g = c.function(element.time(element.constants["tau"]), element.variables["x"], u, element.p)
+    algebraic = points.algebraic if c.uses_algebraic else np.zeros((n, 0), dtype=np.int64)
+    sizes = {"x": d.nx, "u": parts * d.nu, "z": algebraic.shape[1], "slack": slack.places.shape[1]}
+    element = Element(d, sizes, {"tau": 1, "weight": 1, "mix": mix, "middle": 1})
+    u = free_at_point(element, d, parts, c.uses_algebraic)
+    p = element.parameters_in(element.constants["middle"])
+    g = c.function(element.time(element.constants["tau"]), element.variables["x"], u, p)
     price = slack.price(element.variables["slack"], element.constants["weight"] * element.duration)
     function = element.function("path", [slack.relax(g, element.variables["slack"]), *price])
     rows = h.build.rows(
@@ -164,9 +208,12 @@ def _point_group(
         lb=c.lb,
         ub=c.ub,
     )
-    constants = np.column_stack([points.fractions, points.weights, weights[:, :mix]])
+    mesh = h.control.mesh
+    middles = mesh.breaks[points.intervals] + 0.5 * mesh.lengths[points.intervals]
+    constants = np.column_stack([points.fractions, points.weights, weights[:, :mix], middles])
     targets = np.hstack([rows, np.full((n, len(price)), OBJECTIVE, dtype=np.int64)])
-    h.build.group(c.name, function, join([points.states, places, slack.places], h.shared), constants, targets)
+    own = [points.states, places, algebraic, slack.places]
+    h.build.group(c.name, function, join(own, h.shared), constants, targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,20 +267,28 @@ def slack_variables(
 
 
 def add_ends(h: Horizon, start: IntArray, end: IntArray) -> None:
-    """Mayer term and boundary constraints, as functions of the states at both ends."""
+    """Mayer term and boundary constraints, as functions of the variables at both ends."""
     d = h.problem
+    n0, nf = start.size, end.size
+
+    def at_ends(element: Element) -> list[ca.MX]:
+        """x0 and xf with zeros for what no function depends on."""
+        n = d.nx + d.nz if d.with_ends else d.nx
+        own = (element.variables["x0"], element.variables["xf"])
+        return [x if x.numel() == n else ca.vertcat(x, ca.MX(n - x.numel(), 1)) for x in own]
+
     if d.mayer is not None:
-        element = Element(d, {"x0": d.nx, "xf": d.nx}, {})
-        cost = d.mayer(element.variables["x0"], element.variables["xf"], element.tf, element.p)
+        element = Element(d, {"x0": n0, "xf": nf}, {})
+        cost = d.mayer(*at_ends(element), element.tf, element.p)
         places = join([start[None, :], end[None, :]], h.shared)
         function = element.function("mayer", [cost])
         h.build.group("Mayer term", function, places, np.zeros((1, 0)), np.full((1, 1), OBJECTIVE))
     for c in d.boundary:
         slack, rows = boundary_rows(h, c)
-        element = Element(d, {"x0": d.nx, "xf": d.nx, "slack": slack.places.shape[1]}, {})
-        v = element.variables
-        g = slack.relax(c.function(v["x0"], v["xf"], element.tf, element.p), v["slack"])
-        function = element.function("boundary", [g, *slack.price(v["slack"], 1.0)])
+        element = Element(d, {"x0": n0, "xf": nf, "slack": slack.places.shape[1]}, {})
+        slacks = element.variables["slack"]
+        g = slack.relax(c.function(*at_ends(element), element.tf, element.p), slacks)
+        function = element.function("boundary", [g, *slack.price(slacks, 1.0)])
         places = join([start[None, :], end[None, :], slack.places], h.shared)
         h.build.group(c.name, function, places, np.zeros((1, 0)), rows)
 
@@ -264,7 +319,7 @@ def integral_rows(h: Horizon) -> IntArray:
 
 def quadratures(d: Definition) -> tuple[ca.Function | None, int]:
     """``(t, x, u, p) -> (running cost, integrands)`` stacked, and the number of costs (0 or 1)."""
-    t, x, u, p = (ca.MX.sym(name, n) for name, n in (("t", 1), ("x", d.nx), ("u", d.nu), ("p", d.np)))
+    t, x, u, p = point_symbols(d)
     results = [] if d.lagrange is None else [d.lagrange(t, x, u, p)]
     results += [c.function(t, x, u, p) for c in d.integrals]
     if not results:

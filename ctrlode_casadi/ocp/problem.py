@@ -10,13 +10,14 @@ import casadi as ca
 import numpy as np
 
 from ..base.arrays import Float64Array
-from ..base.errors import DataError, ModelError, UnsupportedOperation
+from ..base.errors import DataError, ModelError
 from ..fitting.initial import Free
 from ..model.ode import ControlledODE
 from . import checks
 from .definition import Definition, EndConstraint, IntegralConstraint, PointConstraint, Soft
 from .drive import Drive, Request, plan_of, watcher
 from .guess import make_guess
+from .infeasible import check_ends
 from .refinement import Refinement
 from .solution import OptimalControlSolution
 from .symbolic import expressions
@@ -29,7 +30,8 @@ class OptimalControlProblem:
     Parameters
     ----------
     model
-        `ControlledODE` without algebraic variables.
+        `ControlledODE`. DAEs of index 1, with algebraic variables or a singular mass matrix, are solved by
+        collocation.
     t0
         Initial time.
     tf
@@ -45,7 +47,8 @@ class OptimalControlProblem:
     Notes
     -----
     All functions get CasADi symbols; p is unflattened where the model has named parameters. To maximise, change the
-    sign. A problem may be used by several threads; they wait for each other.
+    sign. For a DAE, functions of (t, x, u, p) may take z as their fifth argument, as the model's own. A problem may be
+    used by several threads; they wait for each other.
 
     Examples
     --------
@@ -66,11 +69,6 @@ class OptimalControlProblem:
     def __init__(self, model: ControlledODE, t0: float = 0.0, tf: float | Free = 1.0, p: Any = None) -> None:
         if not isinstance(model, ControlledODE):
             raise ModelError(f"model: expected a ControlledODE, got {type(model).__name__}")
-        if model.nz:
-            raise UnsupportedOperation(
-                f"model: optimal control of a DAE (nz={model.nz}) is not supported; solve the algebraic equations, or "
-                "make the algebraic variables controls and their equations path constraints"
-            )
         self._model = model
         self._t0 = checks.number("t0", t0)
         self._free_tf = isinstance(tf, Free)
@@ -87,6 +85,7 @@ class OptimalControlProblem:
         self._is_free = np.zeros(model.np, dtype=bool)
         self._x_lb, self._x_ub = np.full(model.nx, -np.inf), np.full(model.nx, np.inf)
         self._u_lb, self._u_ub = np.full(model.nu, -np.inf), np.full(model.nu, np.inf)
+        self._z_lb, self._z_ub = np.full(model.nz, -np.inf), np.full(model.nz, np.inf)
         self._inside: int | None = None
         self._x_start, self._x_end = np.full(model.nx, np.nan), np.full(model.nx, np.nan)
         self._lagrange: ca.Function | None = None
@@ -112,12 +111,12 @@ class OptimalControlProblem:
             self._lagrange = None if lagrange is None else checks.along("lagrange", lagrange, self._model, 1)
             self._mayer = None if mayer is None else checks.at_ends("mayer", mayer, self._model, 1)
 
-    def bounds(self, x: Any = None, u: Any = None, inside: int | None = None) -> None:
-        """Bound states and controls along the whole horizon.
+    def bounds(self, x: Any = None, u: Any = None, inside: int | None = None, z: Any = None) -> None:
+        """Bound states, controls and algebraic variables along the whole horizon.
 
         Parameters
         ----------
-        x, u
+        x, u, z
             Pairs (lb, ub) of numbers or arrays; None, in the pair or as an entry, where there is no bound.
         inside
             For shooting: number of points inside each interval where the states' bounds hold too.
@@ -128,10 +127,15 @@ class OptimalControlProblem:
                 self._x_lb, self._x_ub = checks.bounds("x", *checks.pair("x", x), m.nx, m.state_names)
             if u is not None:
                 self._u_lb, self._u_ub = checks.bounds("u", *checks.pair("u", u), m.nu, m.control_names)
+            if z is not None:
+                self._z_lb, self._z_ub = checks.algebraic_bounds(z, m)
             self._inside = checks.count_or_none("inside", inside)
 
     def initial(self, x0: Any) -> None:
-        """Fix the initial state (nx,); entries that are None or NaN are free."""
+        """Fix the initial state (nx,); entries that are None or NaN are free.
+
+        With a singular mass matrix, entries of states without derivatives are guesses: they follow from the equations.
+        """
         with self._changing():
             self._x_start = checks.fixed_states("x0", x0, self._model.nx)
 
@@ -160,7 +164,7 @@ class OptimalControlProblem:
         soft: float | Soft | None = None,
         name: str | None = None,
     ) -> None:
-        """Impose ``lb <= constraint(t, x, u, p) <= ub`` along the horizon.
+        """Impose ``lb <= constraint(t, x, u, p) <= ub`` along the horizon; for a DAE also (t, x, u, p, z).
 
         Parameters
         ----------
@@ -178,11 +182,9 @@ class OptimalControlProblem:
         """
         name = name or f"path constraint {len(self._path)}"
         f = checks.along(name, constraint, self._model)
-        checks.refuse_constant(name, f, self._choices(1, 2))
-        low, high = self._two_bounds(name, lb, ub, f.numel_out(0))
-        points, price = checks.count_or_none("inside", inside), checks.soft(soft)
+        made = checks.point_constraint(name, f, self._model, (lb, ub), inside, soft)
         with self._changing():
-            self._path.append(PointConstraint(f, low, high, points, price, name, checks.depends_on(f, 2)))
+            self._path.append(made)
 
     def boundary(
         self,
@@ -195,14 +197,18 @@ class OptimalControlProblem:
         """Impose ``lb <= constraint(x0, xf, tf, p) <= ub``, an equation by default."""
         name = name or f"boundary constraint {len(self._boundary)}"
         f = checks.at_ends(name, constraint, self._model)
-        checks.refuse_constant(name, f, self._choices(0, 1, 2))
-        low, high = self._two_bounds(name, lb, ub, f.numel_out(0))
+        checks.refuse_constant(name, f, checks.choices(self._model, 0, 1, 2))
+        low, high = checks.two_bounds(name, lb, ub, f.numel_out(0))
         with self._changing():
             self._boundary.append(EndConstraint(f, low, high, checks.soft(soft), name))
 
     def periodic(self, states: Any = None) -> None:
         """Make states end where they began: all of them, or those of the given indices or names."""
-        which = list(range(self._model.nx)) if states is None else [self._state(s) for s in np.atleast_1d(states)]
+        which = (
+            list(range(self._model.nx))
+            if states is None
+            else [checks.state_index(s, self._model.state_names) for s in np.atleast_1d(states)]
+        )
         names = ", ".join(self._model.state_names[i] for i in which)
         self.boundary(lambda x0, xf, tf, p: xf[which] - x0[which], name=f"periodicity of {names}")
 
@@ -210,7 +216,7 @@ class OptimalControlProblem:
         """Impose ``lb <= integral of integrand(t, x, u, p) dt <= ub`` over the horizon."""
         name = name or f"integral constraint {len(self._integrals)}"
         f = checks.along(name, integrand, self._model)
-        low, high = self._two_bounds(name, lb, ub, f.numel_out(0))
+        low, high = checks.two_bounds(name, lb, ub, f.numel_out(0))
         with self._changing():
             self._integrals.append(IntegralConstraint(f, low, high, name))
 
@@ -267,8 +273,9 @@ class OptimalControlProblem:
         solver
             "ipopt", another NLP plugin of CasADi, "scipy:trust-constr" or "scipy:SLSQP".
         guess
-            Dict with any of x (M, nx) or (nx,), u (M, nu) or (nu,), p, tf; rows stand on an even grid over the
-            horizon, or at times t (M,). Or an earlier solution: on the same mesh its multipliers are used too.
+            Dict with any of x (M, nx) or (nx,), u (M, nu) or (nu,), z (M, nz) or (nz,), p, tf; rows stand on an even
+            grid over the horizon, or at times t (M,); p as in the constructor. Or an earlier solution: on the same mesh
+            its multipliers are used too.
         options
             Options of the solver: ``{"max_iter": 500}`` or ``{"ipopt.max_iter": 500}``.
         degree
@@ -284,7 +291,7 @@ class OptimalControlProblem:
             For collocation: tolerance of the states' error relative to their size, or a `Refinement`; intervals are
             split, or get a higher degree, until it is met.
         scaling
-            True (from bounds and guess), False, or a dict of typical sizes of x, u, p, tf and objective.
+            True (from bounds and guess), False, or a dict of typical sizes of x, u, z, p, tf and objective.
         backend
             "auto", "compiled" or "casadi": who evaluates the functions of the NLP.
         callback
@@ -309,7 +316,8 @@ class OptimalControlProblem:
             request = Request(
                 self._model, definition, solver, dict(options or {}), backend, watcher(callback, progress)
             )
-            return self._drive.solve(request, plan, guess, integrator is None, refine)
+            start = checks.flat_guess(guess, self._model.layout)
+            return self._drive.solve(request, plan, start, integrator is None, refine)
 
     def nlp(
         self,
@@ -336,7 +344,8 @@ class OptimalControlProblem:
         with self._lock:
             definition = self.definition()
             plan = plan_of(definition, method, intervals, control, degree, scheme, integrator, mesh, False)
-            program = transcribe(definition, plan, make_guess(definition, guess)).nlp
+            start = make_guess(definition, checks.flat_guess(guess, self._model.layout))
+            program = transcribe(definition, plan, start).nlp
         arguments = {
             "x0": program.w0, "p": program.q, "lbx": program.lbw, "ubx": program.ubw,
             "lbg": program.lbg, "ubg": program.ubg,
@@ -361,15 +370,18 @@ class OptimalControlProblem:
             )
         if self._lagrange is None and self._mayer is None:
             raise DataError("minimize: the problem has no cost; call ocp.minimize(lagrange=..., mayer=...)")
+        dynamics, algebraic = checks.equations(m)
         definition = Definition(
-            m.rhs, m.state_names, m.control_names, tuple(m.layout.names()), self._t0, self._tf, self._tf_lb,
+            dynamics, m.state_names, m.control_names, tuple(m.layout.names()), self._t0, self._tf, self._tf_lb,
             self._tf_ub, self._free_tf, p, free, self._p_lb[free], self._p_ub[free], self._x_lb, self._x_ub,
             self._u_lb, self._u_ub, self._inside, self._x_start, self._x_end, self._lagrange, self._mayer,
-            tuple(self._path), tuple(self._boundary), tuple(self._integrals),
+            tuple(self._path), tuple(self._boundary), tuple(self._integrals), algebraic=algebraic,
+            algebraic_names=tuple(f"z{i}" for i in range(m.nz)), z_lb=self._z_lb, z_ub=self._z_ub, z0=m.z0,
+            mass=None if m.has_rhs else m.mass,
         )  # fmt: skip
         checks.check_fixed(definition, "initial", self._x_start)
         checks.check_fixed(definition, "terminal", self._x_end)
-        checks.check_start(definition)
+        check_ends(definition)
         return definition
 
     # --- helpers ---------------------------------------------------------------------------------------------------
@@ -378,21 +390,3 @@ class OptimalControlProblem:
         """The lock; what was prepared for the old problem is forgotten."""
         self._drive = Drive()
         return self._lock
-
-    def _choices(self, *arguments: int) -> list[int]:
-        """Arguments that a constraint may depend on to be more than a constant; p counts when it may become free."""
-        return [*arguments, 3] if self._model.np else list(arguments)
-
-    def _two_bounds(self, name: str, lb: Any, ub: Any, m: int) -> tuple[Float64Array, Float64Array]:
-        low, high = checks.bounds(name, lb, ub, m, [f"entry {i}" for i in range(m)])
-        if not (np.isfinite(low) | np.isfinite(high)).all():
-            raise DataError(f"{name}: give lb=, ub= or both; an entry without bounds constrains nothing")
-        return low, high
-
-    def _state(self, state: Any) -> int:
-        names = self._model.state_names
-        if isinstance(state, str) and str(state) in names:
-            return names.index(str(state))
-        if not isinstance(state, str) and 0 <= int(state) < len(names):
-            return int(state)
-        raise DataError(f"periodic: expected indices below nx={len(names)} or names of states {names}, got {state!r}")

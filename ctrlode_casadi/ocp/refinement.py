@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import casadi as ca
 import numpy as np
 
 from ..base.arrays import Float64Array, call_rows
 from ..base.errors import DataError
 from .checks import number
 from .collocation import CollocationStates
+from .definition import along_rows
 from .groups import IntArray
 from .mesh import Mesh, collocation_rule, lagrange
 from .points import quadratures
 from .solved import Solved
+
+#: Scaled cost that solvers do not tell from zero.
+_RESOLVED = 1e-8
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,14 @@ def interval_errors(solution: Solved) -> Float64Array:
     """Error of each interval (N,): the largest over its points and states, relative to the states' size.
 
     The error of the running cost and of integral constraints counts too, relative to the integral of their magnitude.
+    That of a cost which is zero at the optimum, but for the solver's tolerance, is relative to that tolerance.
     """
     t = solution.transcription
     if not isinstance(t.states, CollocationStates):
         raise DataError("mesh_errors: the error of intervals is estimated for method='collocation'")
     nx, mesh = t.reduction.problem.nx, t.plan.mesh
-    x = solution.x[:, t.reduction.kept]
+    _, n_costs = quadratures(t.reduction.problem)
+    x = solution.trajectory.states
     size = np.maximum(np.abs(x).max(axis=0), 1e-3 * (1.0 + np.abs(x).max()))
     rules = [collocation_rule(t.plan.scheme, int(n)) for n in mesh.degrees]
     fines = [collocation_rule("legendre", 2 * int(n)) for n in mesh.degrees]
@@ -94,15 +99,14 @@ def interval_errors(solution: Solved) -> Float64Array:
     rates = _rates(solution, t.states, [fine.points for fine in fines])
     coarse = _rates(solution, t.states, [rule.points for rule in rules])
     whole = sum(h * (fine.weights @ np.abs(r[:, nx:])) for h, fine, r in zip(lengths, fines, rates))
+    whole = np.maximum(whole, np.where(np.arange(np.size(whole)) < n_costs, _RESOLVED / solution.nlp.scale_f, 1e-300))
     errors = np.empty(mesh.size)
     for k, (rule, fine, h) in enumerate(zip(rules, fines, lengths)):
         rows = x[np.append(t.states.breaks[k], t.states.points[k])]
         followed = lagrange(np.append(0.0, rule.points), np.append(fine.points, 1.0)) @ rows - rows[0]
         moved = h * np.vstack([fine.sums.T, fine.weights[None, :]]) @ rates[k][:, :nx]
         missed = h * (fine.weights @ rates[k][:, nx:] - rule.weights @ coarse[k][:, nx:])
-        errors[k] = max(
-            np.max(np.abs(followed - moved) / size), np.max(np.abs(missed) / np.maximum(whole, 1e-300), initial=0.0)
-        )
+        errors[k] = max(np.max(np.abs(followed - moved) / size), np.max(np.abs(missed) / whole, initial=0.0))
     return errors
 
 
@@ -110,8 +114,8 @@ def _rates(solution: Solved, states: CollocationStates, theta: list[Float64Array
     """Right-hand sides and integrands (m, nx + n) of each interval at places theta (m,) inside it."""
     t = solution.transcription
     d, mesh = t.reduction.problem, t.plan.mesh
-    x, values = solution.x[:, t.reduction.kept], solution.trajectory.values
-    table = []
+    x, values = solution.trajectory.states, solution.trajectory.values
+    table, places = [], []
     for k in range(mesh.size):
         fractions = mesh.breaks[k] + mesh.lengths[k] * theta[k]
         rule = collocation_rule(t.plan.scheme, int(mesh.degrees[k]))
@@ -120,12 +124,14 @@ def _rates(solution: Solved, states: CollocationStates, theta: list[Float64Array
         controls = t.control.weights(k, theta[k]) @ values[t.control.parts(k)]
         times = solution.t0 + fractions * (solution.tf - solution.t0)
         table.append(np.column_stack([times, along, controls]))
-    z, p = ca.MX.sym("z", 1 + d.nx + d.nu), ca.MX.sym("p", d.np)
-    arguments = (z[0], z[1 : 1 + d.nx], z[1 + d.nx :], p)
+        places.append(fractions)
+    rows = np.concatenate(table)
+    if d.nz:
+        z = t.consistent(rows, solution.trajectory.at_points, np.concatenate(places), solution.p)
+        rows = np.hstack([rows, z])
     integrands, _ = quadratures(d)
-    results = [d.rhs(*arguments)] + ([] if integrands is None else [integrands(*arguments)])
-    found = call_rows(ca.Function("rates", [z, p], [ca.vertcat(*results)]), np.concatenate(table), solution.p)
-    return np.split(found, np.cumsum([rows.shape[0] for rows in table])[:-1])
+    f = along_rows(d, lambda *v: [d.rhs(*v)] + ([] if integrands is None else [integrands(*v)]))
+    return np.split(call_rows(f, rows, solution.p), np.cumsum([part.shape[0] for part in table])[:-1])
 
 
 def _is_smooth(solution: Solved) -> np.ndarray:

@@ -6,52 +6,106 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import casadi as ca
 import numpy as np
 
-from ..base.arrays import Float64Array, floats
+from ..base.arrays import Float64Array, call_rows, floats
 from ..base.errors import DataError, unknown_name
-from .definition import Definition
+from .definition import Definition, point_symbols
 from .guess import Guess
+from .reduction import Reduction
 
-_KEYS = ("x", "u", "p", "tf", "objective")
+_KEYS = ("x", "u", "z", "p", "tf", "objective")
+
+#: A setting besides True, False and sizes: sizes as for True, but also of quantities near one.
+WIDE = "wide"
+#: Factor by which a quantity may differ from one before it is scaled.
+_NEAR_ONE = 16.0
 
 
 @dataclass(frozen=True, eq=False)
 class Scales:
-    """Typical sizes: x (nx,), u (nu,), free parameters (n,), tf, and of the objective."""
+    """Typical sizes: x (nx,), u (nu,), free parameters (n,), tf, of the objective, z (nz,) and algebraic equations."""
 
     x: Float64Array
     u: Float64Array
     p: Float64Array
     tf: float
     objective: float
+    z: Float64Array
+    algebraic: Float64Array
 
 
-def make_scales(d: Definition, guess: Guess, scaling: bool | Mapping[str, Any]) -> Scales:
+def is_automatic(scaling: bool | str | Mapping[str, Any]) -> bool:
+    """Whether a setting leaves all sizes to the bounds and the guess."""
+    return scaling is True or scaling == WIDE
+
+
+def make_scales(r: Reduction, guess: Guess, scaling: bool | str | Mapping[str, Any]) -> Scales:
     """Typical sizes from bounds and guess, with those that the user gives.
 
+    Parameters
+    ----------
+    r
+        The problem.
+    guess
+        In its terms.
+    scaling
+        True, `WIDE`, False, or the user's sizes.
+
+    Notes
+    -----
     The size of a quantity is its largest magnitude in the guess, but at most the width of its bounds and at least a
-    sixteenth of it; the width where the guess is zero, one without bounds. Sizes are rounded to powers of two, so
-    that scaling changes no digit.
+    sixteenth of it; the width where the guess is zero, one without bounds. Such sizes are rough: bounds are often wide,
+    and a guess is zero where nothing is known. So they are taken only as far as they are sure to help: a size between
+    1/16 and 16 counts as one, and larger and smaller ones count a factor of 16 less. With `WIDE` they count fully.
+
+    Sizes are rounded to powers of two, so that scaling changes no digit. That of an equation is the largest change of
+    its residual when a variable changes by its own size.
     """
+    d = r.problem
     if scaling is False:
-        return Scales(np.ones(d.nx), np.ones(d.nu), np.ones(d.free.size), 1.0, 1.0)
-    given = {} if scaling is True else _checked(scaling, d)
+        return Scales(np.ones(d.nx), np.ones(d.nu), np.ones(d.free.size), 1.0, 1.0, np.ones(d.nz), np.ones(d.nz))
+    given = _within(r, _checked(scaling, r)) if isinstance(scaling, Mapping) else {}
+    near = 1.0 if scaling == WIDE else _NEAR_ONE
     fractions = np.linspace(0.0, 1.0, 101)
-    x = _sizes(d.x_lb, d.x_ub, guess.x(fractions), np.stack([d.x_start, d.x_end]))
-    u = _sizes(d.u_lb, d.u_ub, guess.u(fractions))
-    p = _sizes(d.p_lb, d.p_ub, guess.p[d.free][None, :])
-    tf = float(_sizes(np.array([-np.inf]), np.array([np.inf]), np.array([[abs(guess.tf - d.t0)]]))[0])
+    x = _sizes(near, d.x_lb, d.x_ub, guess.x(fractions), np.stack([d.x_start, d.x_end]))
+    u = _sizes(near, d.u_lb, d.u_ub, guess.u(fractions))
+    z = _sizes(near, d.z_lb, d.z_ub, guess.z(fractions))
+    p = _sizes(near, d.p_lb, d.p_ub, guess.p[d.free][None, :])
+    tf = float(_sizes(near, np.array([-np.inf]), np.array([np.inf]), np.array([[abs(guess.tf - d.t0)]]))[0])
+    x, u, p = (np.asarray(given.get(name, size)) for name, size in (("x", x), ("u", u), ("p", p)))
+    if "z" in given:
+        z = np.where(np.isnan(given["z"]), z, given["z"])
     return Scales(
-        np.asarray(given.get("x", x)),
-        np.asarray(given.get("u", u)),
-        np.asarray(given.get("p", p)),
+        x,
+        u,
+        p,
         float(given.get("tf", tf)),
         float(given.get("objective", 1.0)),
+        z,
+        _equation_sizes(d, guess, np.concatenate([x, u, z])),
     )
 
 
-def _sizes(lb: Float64Array, ub: Float64Array, *samples: Float64Array) -> Float64Array:
+def _equation_sizes(d: Definition, guess: Guess, sizes: Float64Array) -> Float64Array:
+    """Sizes of the algebraic equations (nz,) at the guess, for variables (x, v) of some sizes."""
+    if d.algebraic is None:
+        return np.ones(0)
+    at = np.linspace(0.0, 1.0, 11)
+    t, x, v, p = point_symbols(d)
+    changes = ca.jacobian(d.algebraic(t, x, v, p), ca.vertcat(x, v)) @ ca.diag(ca.DM(sizes))
+    row, q = ca.MX.sym("row", 1 + sizes.size), ca.MX.sym("p", d.np)
+    f = ca.Function("changes", [t, x, v, p], [ca.vec(ca.densify(ca.fabs(changes)))])
+    flat = ca.Function("changes", [row, q], [f(row[0], row[1 : 1 + d.nx], row[1 + d.nx :], q)])
+    rows = np.column_stack([d.t0 + at * (guess.tf - d.t0), guess.x(at), guess.u(at), guess.z(at)])
+    found = call_rows(flat, rows, guess.p).reshape(at.size, sizes.size, d.nz)
+    largest = np.where(np.isfinite(found), found, 0.0).max(axis=(0, 1))
+    return np.asarray(2.0 ** np.round(np.log2(np.where(largest > 0.0, largest, 1.0))))
+
+
+def _sizes(near: float, lb: Float64Array, ub: Float64Array, *samples: Float64Array) -> Float64Array:
+    """Sizes of quantities from their bounds and values; those within a factor `near` of one count as one."""
     magnitude = np.zeros(lb.size)
     for sample in samples:
         magnitude = np.maximum(magnitude, np.nan_to_num(np.abs(sample)).max(axis=0, initial=0.0))
@@ -59,12 +113,25 @@ def _sizes(lb: Float64Array, ub: Float64Array, *samples: Float64Array) -> Float6
     known = np.isfinite(width) & (width > 0)
     safe = np.where(known, width, 1.0)
     size = np.where(known & (magnitude > 0), np.clip(magnitude, safe / 16.0, safe), np.where(known, width, magnitude))
-    size = np.where(size > 0, size, 1.0)
-    return np.asarray(2.0 ** np.round(np.log2(size)))
+    power = np.round(np.log2(np.where(size > 0, size, 1.0)))
+    return np.asarray(2.0 ** (np.sign(power) * np.maximum(np.abs(power) - np.log2(near), 0.0)))
 
 
-def _checked(scaling: Mapping[str, Any], d: Definition) -> dict[str, Any]:
-    sizes = {"x": d.nx, "u": d.nu, "p": d.free.size, "tf": 1, "objective": 1}
+def _within(r: Reduction, given: dict[str, Any]) -> dict[str, Any]:
+    """The user's sizes in the terms of the smaller problem; NaN for what is left open of z."""
+    inner, n = dict(given), r.algebraic.size
+    if n or "z" in given:
+        inner["z"] = np.full(r.problem.nz, np.nan)
+        inner["z"][n:] = given.get("z", np.nan)
+        inner["z"][:n] = given["x"][r.algebraic] if "x" in given else np.nan
+    if "x" in given:
+        inner["x"] = given["x"][r.kept] if r.coordinates is None else np.abs(r.coordinates) @ given["x"]
+    return inner
+
+
+def _checked(scaling: Mapping[str, Any], r: Reduction) -> dict[str, Any]:
+    d = r.problem
+    sizes = {"x": r.nx, "u": d.nu, "z": d.nz - r.algebraic.size, "p": d.free.size, "tf": 1, "objective": 1}
     result: dict[str, Any] = {}
     for key, value in scaling.items():
         if key not in _KEYS:
@@ -74,5 +141,7 @@ def _checked(scaling: Mapping[str, Any], d: Definition) -> dict[str, Any]:
             raise DataError(f"scaling[{key!r}]: expected a number or {sizes[key]} of them, got shape {array.shape}")
         if np.any(array <= 0):
             raise DataError(f"scaling[{key!r}]: typical sizes must be positive, got {value!r}")
-        result[key] = np.broadcast_to(array, (sizes[key],)) if key in ("x", "u", "p") else float(array.reshape(-1)[0])
+        result[key] = (
+            np.broadcast_to(array, (sizes[key],)) if key in ("x", "u", "z", "p") else float(array.reshape(-1)[0])
+        )
     return result

@@ -6,6 +6,7 @@ meets the variable at its right end (Bock & Plitt 1984; Betts 2010, ch. 3).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import casadi as ca
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..base.arrays import Float64Array
 from ..integrate.solvers import RungeKutta
-from .definition import Definition, PointConstraint
+from .definition import Definition, PointConstraint, point_symbols
 from .elements import Element, join
 from .groups import OBJECTIVE, IntArray
 from .guess import Guess
@@ -42,16 +43,20 @@ class ShootingStates:
         (N + 1, nx) places of the states in multiple shooting; (1, nx), the initial state, in single shooting.
     defects
         (N, nx) rows of the matching equations; none in single shooting.
+    adjoint
+        For single shooting, makes the function ``(v, s, q, multipliers of the element's results) -> (nx, N + 1)``: the
+        derivative of their product by a change of the state at each break, for costates. None in multiple shooting.
     """
 
     fractions: Float64Array
     places: IntArray
     defects: IntArray
+    adjoint: Callable[[], ca.Function] | None = None
 
 
 def bounded_states(d: Definition) -> tuple[ca.Function, Float64Array, Float64Array]:
     """State bounds as a point constraint."""
-    t, x, u, p = (ca.MX.sym(name, n) for name, n in (("t", 1), ("x", d.nx), ("u", d.nu), ("p", d.np)))
+    t, x, u, p = point_symbols(d)
     (which,) = np.nonzero(np.isfinite(d.x_lb) | np.isfinite(d.x_ub))
     function = ca.Function("bounds", [t, x, u, p], [x[which.tolist()]])
     return function, d.x_lb[which], d.x_ub[which]

@@ -68,12 +68,13 @@ def interval_function(d: Definition, integrands: ca.Function | None, solver: Run
     one = _step(d, integrands, solver.tableau)
     t, h = ca.MX.sym("t"), ca.MX.sym("h")
     x, ua, ub, p = (ca.MX.sym(name, n) for name, n in (("x", d.nx), ("ua", d.nu), ("ub", d.nu), ("p", d.np)))
+    inner = p if d.held is None else d.held(t + 0.5 * h, p)
     n, state, saved = steps * segments, x, []
     total = ca.MX.zeros(one.numel_out(1), 1)
     for i in range(n):
         left = ua + (i / n) * (ub - ua)
         right = ua + ((i + 1) / n) * (ub - ua)
-        state, added = one(t + (i / n) * h, h / n, state, left, right, p)
+        state, added = one(t + (i / n) * h, h / n, state, left, right, inner)
         total = total + added
         if (i + 1) % steps == 0:
             saved.append(state)

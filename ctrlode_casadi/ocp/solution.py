@@ -34,7 +34,7 @@ class Multipliers:
         Of the rows of the NLP and of the bounds of its variables: the gradient of ``f + constraints' g +
         variables' w`` is zero, a multiplier is positive at an upper bound.
     costates
-        (N + 1, nx) change of the cost per change of each state at the breaks of the mesh; NaN for single shooting.
+        (N + 1, nx) change of the cost per change of each state at the breaks of the mesh.
     t
         (N + 1,) the breaks.
     """
@@ -55,6 +55,9 @@ class OptimalControlSolution:
         A piecewise constant control has at each time the value of the interval that begins there, and the last one
         twice. Between collocation points controls are polynomials; at breaks that are not collocation points `u` is
         the polynomial's value, clipped to the bounds.
+    z
+        (T, nz) algebraic variables. A break that is a collocation point has the value of the interval that ends there,
+        at others they solve their equations for x and u.
     tf, p
         Final time, all parameters (np,).
     objective
@@ -62,7 +65,9 @@ class OptimalControlSolution:
     success, status, message
         Whether the point is optimal, a `SolveStatus`, and the solver's own text.
     stats
-        ``iterations``, ``seconds`` in the solver, ``function_seconds``, ``setup_seconds``, ``backend``, ``solver``.
+        ``iterations``, ``seconds`` in the solver, ``function_seconds``, ``setup_seconds``, ``backend``, ``solver``;
+        ``attempts``, the number of solves, and ``restarted``, the start that led here if it was not the usual one; for
+        IPOPT ``history``, the columns of its own table of iterations, of the scaled program.
     """
 
     def __init__(
@@ -73,7 +78,7 @@ class OptimalControlSolution:
         self.trajectory: Trajectory = transcription.trajectory(result.w, nlp.q)
         self.tf, self.p = self.trajectory.tf, self.trajectory.p
         self.t0 = float(nlp.q[0])
-        self.x, self.u = self.trajectory.x, self.trajectory.u
+        self.x, self.u, self.z = self.trajectory.x, self.trajectory.u, self.trajectory.z
         self.t = self.t0 + self.trajectory.fractions * (self.tf - self.t0)
         self.objective = result.objective
         self.status: SolveStatus = result.status
@@ -128,21 +133,66 @@ class OptimalControlSolution:
     def resample(self, t: Any) -> tuple[Float64Array, Float64Array]:
         """States (m, nx) and controls (m, nu) at times t (m,) of the horizon, by the method's own polynomials.
 
+        Controls are clipped to their bounds: a polynomial through the values at collocation points may leave them. The
+        states belong to the polynomial itself.
+
         Raises
         ------
         DataError
             For times outside the horizon.
         """
+        fractions = self._fractions(t)
+        t_ = self._transcription
+        u = self._control(fractions)
+        if not isinstance(t_.states, CollocationStates):
+            return states_between(t_, self.trajectory, self.t0, fractions), u
+        x = interpolate(t_.plan.mesh, t_.plan.scheme, t_.states, self.x, fractions)
+        algebraic = t_.reduction.algebraic
+        if algebraic.size:
+            x[:, algebraic] = self._algebraic(fractions)[:, : algebraic.size]
+        return x, u
+
+    def resample_z(self, t: Any) -> Float64Array:
+        """Algebraic variables (m, nz) at times t (m,): they solve their equations for the states and controls there."""
+        return self._algebraic(self._fractions(t))[:, self._transcription.reduction.algebraic.size :]
+
+    def _fractions(self, t: Any) -> Float64Array:
+        """Times as fractions of the horizon."""
         times = np.atleast_1d(np.asarray(floats("t", t), dtype=np.float64))
         slack = 1e-12 * max(abs(self.t0), abs(self.tf))
         if times.ndim != 1 or np.any(times < self.t0 - slack) or np.any(times > self.tf + slack):
             raise DataError(f"t: expected times (m,) between t0={self.t0:g} and tf={self.tf:g}")
         fractions = np.clip((times - self.t0) / (self.tf - self.t0), 0.0, 1.0)
+        breaks = self._transcription.plan.mesh.breaks
+        rounding = 4e-15 * max(abs(self.t0), abs(self.tf)) / (self.tf - self.t0)
+        near = breaks[np.minimum(np.searchsorted(breaks, fractions - rounding), breaks.size - 1)]
+        return np.where(np.abs(near - fractions) <= rounding, near, fractions)
+
+    def _control(self, fractions: Float64Array) -> Float64Array:
+        """The control (m, nu), clipped to its bounds, which a polynomial through collocation points leaves.
+
+        A break that is a collocation point belongs to the interval that ends there, as in `u`.
+        """
+        t_, d = self._transcription, self._transcription.definition
+        u = t_.control.evaluate(self.trajectory.values, fractions, left=self._breaks_are_points)
+        return np.clip(u, d.u_lb, d.u_ub)
+
+    @property
+    def _breaks_are_points(self) -> bool:
+        """Whether the control has a value of its own at the end of each interval, which jumps after it."""
         t_ = self._transcription
-        u = t_.control.evaluate(self.trajectory.values, fractions)
-        if isinstance(t_.states, CollocationStates):
-            return interpolate(t_.plan.mesh, t_.plan.scheme, t_.states, self.x, fractions), u
-        return states_between(t_, self.trajectory, self.t0, fractions), u
+        return t_.control.kind == "collocation" and t_.plan.scheme == "radau"
+
+    def _algebraic(self, fractions: Float64Array) -> Float64Array:
+        """All algebraic variables of the reduced problem at fractions of the horizon."""
+        t_, found = self._transcription, self.trajectory
+        if not isinstance(t_.states, CollocationStates) or found.at_points.shape[1] == 0:
+            return np.zeros((fractions.size, 0))
+        states = interpolate(t_.plan.mesh, t_.plan.scheme, t_.states, found.states, fractions)
+        u = self._control(fractions)
+        rows = np.column_stack([self.t0 + fractions * (self.tf - self.t0), states, u])
+        near = np.nextafter(fractions, 0.0) if self._breaks_are_points else fractions
+        return t_.consistent(rows, found.at_points, near, self.p)
 
     def fits(self, transcription: Transcription) -> bool:
         """Whether the variables and multipliers belong to a transcription."""

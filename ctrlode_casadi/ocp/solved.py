@@ -41,6 +41,9 @@ class Solved(Protocol):
     def multipliers(self) -> Any:
         """Lagrange multipliers."""
 
+    def resample_z(self, t: Any) -> Float64Array:
+        """Algebraic variables at times t."""
+
     @property
     def controls(self) -> Any:
         """The control as an object."""

@@ -86,6 +86,14 @@ class Result:
     stats: dict[str, Any] = field(default_factory=dict)
 
 
+class History(dict[str, list[float]]):
+    """What a solver reports of every iteration: name of a column to its values. It prints as one line."""
+
+    def __repr__(self) -> str:
+        n = max((len(values) for values in self.values()), default=0)
+        return f"<{n} rows of {', '.join(self)}>"
+
+
 def check_solver(name: object) -> str:
     """The name of a solver that exists and can be loaded.
 
@@ -180,7 +188,8 @@ class PluginSolver:
         seen = {"iteration_callback": self._monitor} if watched else {}
         if name == "fatrop":
             merged.setdefault("equality", (nlp.lbg == nlp.ubg).tolist())
-        merged = {**oracle.options, "error_on_fail": False, "show_eval_warnings": False, **seen, **merged}
+        quiet = {"error_on_fail": False, "show_eval_warnings": False, "calc_lam_p": False}
+        merged = {**oracle.options, **quiet, **seen, **merged}
         try:
             self._solver = ca.nlpsol("ocp", name, oracle.problem, merged)
         except RuntimeError as exc:
@@ -231,7 +240,7 @@ class PluginSolver:
             "solver": self._name,
         }
         if isinstance(stats.get("iterations"), dict):
-            report["history"] = stats["iterations"]
+            report["history"] = History(stats["iterations"])
         return Result(
             scaled["x"] * nlp.scale_w,
             float(np.reshape(scaled["f"], -1)[0]) / nlp.scale_f,

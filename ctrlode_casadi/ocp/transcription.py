@@ -6,21 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import casadi as ca
 import numpy as np
 
 from ..base.arrays import Float64Array, call_rows
 from ..base.errors import DataError, unknown_name
 from ..integrate.solvers import RungeKutta
-from . import collocation, shooting, simulation, single_shooting
+from . import algebraic, collocation, shooting, simulation, single_shooting
 from .assembly import GLOBAL, Assembler
 from .collocation import CollocationStates
 from .controls import ControlGrid, control_grid
-from .definition import Definition, Reduction, reduce
+from .definition import Definition, along_rows
 from .groups import NLP, IntArray
 from .guess import Guess, Resampled, make_guess
 from .mesh import Mesh, collocation_rule
 from .points import Horizon
+from .reduction import Reduction, reduce
 from .scaling import make_scales
 from .shooting import ShootingStates
 
@@ -44,7 +44,7 @@ class Plan:
     integrator
         Runge-Kutta method with a number of steps per interval, for shooting.
     scaling
-        True, False or a dict of typical sizes.
+        True, False, a dict of typical sizes, or `scaling.WIDE`.
     """
 
     method: str
@@ -52,7 +52,7 @@ class Plan:
     control: str
     scheme: str
     integrator: RungeKutta
-    scaling: bool | Mapping[str, Any]
+    scaling: bool | str | Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,10 @@ class Trajectory:
         (M, nu) values of the control on its grid.
     tf, p
         Final time and all parameters.
+    z
+        (T, nz) algebraic variables.
+    states, at_points
+        The states (T, n) and algebraic variables at the collocation points (n_points, m) of the reduced problem.
     """
 
     fractions: Float64Array
@@ -77,6 +81,9 @@ class Trajectory:
     values: Float64Array
     tf: float
     p: Float64Array
+    z: Float64Array
+    states: Float64Array
+    at_points: Float64Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +93,7 @@ class Transcription:
     Attributes
     ----------
     definition, reduction
-        The problem, and what became of its pure cost states.
+        The problem, and what became of its pure cost states and its mass matrix.
     plan
         How it was written down.
     nlp
@@ -112,9 +119,11 @@ class Transcription:
     def pack(self, guess: Guess) -> Float64Array:
         """Variables w of a guess."""
         w = self.nlp.w0.copy()
-        small = guess.keep(self.reduction.kept)
+        small = guess.within(self.reduction)
         rows = self.states.places.shape[0]
         w[self.states.places] = small.x(self.states.fractions[:rows])
+        if isinstance(self.states, CollocationStates) and self.states.algebraic.size:
+            w[self.states.algebraic] = small.z(self.states.algebraic_fractions)
         w[self.u] = small.control(self.control)
         w[self.tf] = guess.tf
         w[self.p] = guess.p[self.definition.free]
@@ -134,7 +143,7 @@ class Transcription:
         duration = tf - float(q[0])
         x = w[self.states.places]
         if isinstance(self.states, CollocationStates):
-            return self._collocated(x, values, tf, p, float(q[0]), duration)
+            return self._collocated(w, values, tf, p, float(q[0]), duration)
         return self._shot(x, values, tf, p, float(q[0]), duration)
 
     def _shot(
@@ -150,13 +159,16 @@ class Transcription:
                 step = interval(times[k], times[k + 1] - times[k], nodes[-1], ua[k], ub[k], p)
                 nodes.append(step[0].full()[:, 0])
             x = np.stack(nodes)
+        states, removed = x, None
         if d.hidden is not None:
             interval = simulation.interval_function(d, d.hidden, self.plan.integrator, 1)
             _, added = simulation.run(interval, times, x[:-1], ua, ub, p)
             start = self.definition.x_start[self.reduction.removed]
-            x = self._merge(x, np.vstack([start, start + np.cumsum(added, axis=0)]))
+            removed = np.vstack([start, start + np.cumsum(added, axis=0)])
         u = np.vstack([ua, ub[-1:]])
-        return Trajectory(mesh.breaks, x, u, values, tf, p)
+        none = np.zeros((states.shape[0], 0))
+        x = self.reduction.merge(states, removed, none)
+        return Trajectory(mesh.breaks, x, u, values, tf, p, none, states, none)
 
     def interval_controls(self, values: Float64Array) -> tuple[Float64Array, Float64Array]:
         """Controls (N, nu) at the start and the end of each interval."""
@@ -165,24 +177,44 @@ class Transcription:
         return values[first], values[last]
 
     def _collocated(
-        self, x: Float64Array, values: Float64Array, tf: float, p: Float64Array, t0: float, duration: float
+        self, w: Float64Array, values: Float64Array, tf: float, p: Float64Array, t0: float, duration: float
     ) -> Trajectory:
         states, mesh, d = cast(CollocationStates, self.states), self.plan.mesh, self.reduction.problem
+        x, which = w[states.places], np.concatenate(states.points)
         u = np.clip(self.control.evaluate(values, states.fractions), d.u_lb, d.u_ub)
         if self.control.kind == "collocation":
-            u[np.concatenate(states.points)] = values
+            u[which] = values
+        z = np.zeros((x.shape[0], d.nz))
+        if d.nz:
+            found = w[states.algebraic]
+            times = t0 + states.fractions * duration
+            z = self.consistent(np.column_stack([times, x, u]), found[: which.size], states.fractions, p)
+            z[which] = found[: which.size]
+            others = np.setdiff1d(states.breaks, which)
+            for value, fraction in zip(found[which.size :], states.algebraic_fractions[which.size :]):
+                z[others[states.fractions[others] == fraction]] = value
+        removed = None
         if d.hidden is not None:
-            which = np.concatenate(states.points)
-            at_points = self._controls_at_points(values)
             times = t0 + states.fractions[which] * duration
-            rows = np.column_stack([times, x[which], at_points])
-            t, z = ca.MX.sym("p", d.np), ca.MX.sym("z", rows.shape[1])
-            f = ca.Function("rates", [z, t], [d.hidden(z[0], z[1 : 1 + d.nx], z[1 + d.nx :], t)])
+            rows = np.column_stack([times, x[which], self._controls_at_points(values), z[which]])
+            hidden = d.hidden
+            f = along_rows(d, lambda *v: [hidden(*v)])
             rates = np.split(call_rows(f, rows, p), np.cumsum(mesh.degrees)[:-1])
             start = self.definition.x_start[self.reduction.removed]
-            hidden = collocation.integrate_rates(mesh, self.plan.scheme, states, rates, start, duration)
-            x = self._merge(x, hidden)
-        return Trajectory(states.fractions, x, u, values, tf, p)
+            removed = collocation.integrate_rates(mesh, self.plan.scheme, states, rates, start, duration)
+        whole = self.reduction.merge(x, removed, z)
+        own = z[:, self.reduction.algebraic.size :]
+        return Trajectory(states.fractions, whole, u, values, tf, p, own, x, z[which])
+
+    def consistent(
+        self, rows: Float64Array, at_points: Float64Array, fractions: Float64Array, p: Float64Array
+    ) -> Float64Array:
+        """Algebraic variables (m, nz) of the reduced problem at rows (t, states, u), fractions (m,) of the horizon.
+
+        They solve their equations there; Newton's method starts from the polynomials through the collocation points.
+        """
+        near = algebraic.between(self.plan.mesh, self.plan.scheme, at_points, fractions)
+        return algebraic.consistent(self.reduction.problem, rows, near, p)
 
     def _controls_at_points(self, values: Float64Array) -> Float64Array:
         """Controls at the collocation points, (sum of degrees, nu)."""
@@ -192,12 +224,6 @@ class Transcription:
             points = collocation_rule(self.plan.scheme, int(mesh.degrees[k])).points
             rows.append(self.control.weights(k, points) @ values[self.control.parts(k)])
         return np.concatenate(rows)
-
-    def _merge(self, kept: Float64Array, removed: Float64Array) -> Float64Array:
-        """All states from those of the NLP and the pure cost states."""
-        x = np.empty((kept.shape[0], self.definition.nx))
-        x[:, self.reduction.kept], x[:, self.reduction.removed] = kept, removed
-        return x
 
 
 def transcribe(definition: Definition, plan: Plan, guess: Guess) -> Transcription:
@@ -212,8 +238,8 @@ def transcribe(definition: Definition, plan: Plan, guess: Guess) -> Transcriptio
         raise DataError(unknown_name("method", plan.method, METHODS))
     reduction = reduce(definition)
     d, build = reduction.problem, Assembler()
-    small = guess.keep(reduction.kept)
-    scales = make_scales(d, small, _kept_scales(plan.scaling, reduction))
+    small = guess.within(reduction)
+    scales = make_scales(reduction, small, plan.scaling)
     control = control_grid(plan.control, plan.mesh, plan.scheme, plan.method == "collocation")
     shared = []
     tf = p = np.zeros(0, dtype=np.int64)
@@ -261,12 +287,6 @@ def _renumbered(
     places = w_place[states.places]
     if isinstance(states, CollocationStates):
         defects = [g_place[rows] for rows in states.defects]
-        return replace(states, places=places, defects=defects, closings=g_place[states.closings])
+        more = w_place[states.algebraic] if states.algebraic.size else states.algebraic
+        return replace(states, places=places, defects=defects, closings=g_place[states.closings], algebraic=more)
     return replace(states, places=places, defects=g_place[states.defects])
-
-
-def _kept_scales(scaling: bool | Mapping[str, Any], reduction: Reduction) -> bool | Mapping[str, Any]:
-    """Typical sizes of the states that are left."""
-    if isinstance(scaling, bool) or "x" not in scaling or np.ndim(scaling["x"]) == 0:
-        return scaling
-    return {**scaling, "x": np.asarray(scaling["x"], dtype=np.float64)[reduction.kept]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import casadi as ca
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from ..base.arrays import Float64Array, call_rows
 from ..ocp.groups import OBJECTIVE
 from ..ocp.mesh import Rule, lagrange
+from .algebraic import Equations
 from .draft import Draft, Element
 from .grid import Grid, IntArray, make_grid
 from .node_guess import resampled
@@ -91,6 +92,9 @@ def add_intervals(draft: Draft, rule: Rule) -> Inner:
     """States at the collocation points, their equations, and the integral of a running cost."""
     inner = _points(draft, rule)
     grid, nx, d = draft.grid, draft.problem.model.nx, rule.degree
+    if draft.equations is not None:
+        add_equations(draft, draft.equations, rule, inner)
+        return inner
 
     def text(i: int, j: int, k: int) -> str:
         where = draft.when(grid.trajectory[grid.left[i]], inner.times[i, j])
@@ -101,6 +105,51 @@ def add_intervals(draft: Draft, rule: Rule) -> Inner:
     _polynomials(draft, rule, inner, rows)
     _slopes(draft, rule, inner, rows)
     return inner
+
+
+def add_equations(draft: Draft, equations: Equations, rule: Rule, inner: Inner) -> None:
+    """The equations of a DAE: those with derivatives and those without, at the points; the latter at nodes too.
+
+    Such a node is the first one of a trajectory, and with Legendre points every other one.
+    """
+    grid, n = draft.grid, equations.n_states
+
+    def text(i: int, j: int, k: int) -> str:
+        where = draft.when(grid.trajectory[grid.left[i]], inner.times[i, j])
+        return f"differential equation {k} at {where}"
+
+    stage = grid.left[:, None, None] + np.clip(rule.points, 0.0, 0.99)[:, None]
+    rows = draft.build.rows((grid.size, rule.degree, n), text, stage=stage, scale=1.0 / draft.moving_scale)
+    _polynomials(draft, rule, inner, rows)
+    _slopes(draft, rule, inner, rows)
+    (first,) = np.nonzero(np.isin(grid.left, grid.first))
+    own, times, controls = (
+        draft.nodes[grid.left[first]],
+        grid.start[first],
+        grid.controls(grid.start[:, None])[first, 0],
+    )
+    if not rule.ends_at_one:
+        ends = grid.times[grid.right]
+        own = np.vstack([own, draft.nodes[grid.right]])
+        times = np.append(times, ends)
+        controls = np.vstack([controls, grid.controls(ends[:, None])[:, 0]])
+    nodes = np.append(grid.left[first], grid.right if not rule.ends_at_one else [])
+    targets = algebraic_rows(draft, equations, nodes, times)
+    functions, nx = draft.problem.functions, draft.problem.model.nx
+    element = Element(draft, {"x": nx}, {"t": 1, "u": draft.problem.model.nu})
+    s, x = element.constants, ca.vertcat(element.own["x"], ca.MX(functions.nx - nx, 1))
+    value = functions.rhs(s["t"], x, s["u"], element.p)[:nx]
+    draft.add("node", element, [equations.residual(value)], own, np.column_stack([times, controls]), targets)
+
+
+def algebraic_rows(draft: Draft, equations: Equations, stages: Any, times: Float64Array) -> IntArray:
+    """Rows (m, n) of the algebraic equations at times (m,)."""
+    return draft.build.rows(
+        (times.size, equations.n_algebraic),
+        lambda i, j: f"algebraic equation {j} at t = {times[i]:g}",
+        stage=np.asarray(stages, dtype=np.float64)[:, None],
+        scale=1.0 / draft.equation_scale,
+    )
 
 
 def _points(draft: Draft, rule: Rule) -> Inner:
@@ -131,20 +180,23 @@ def _polynomials(draft: Draft, rule: Rule, inner: Inner, rows: IntArray) -> None
     closing = not rule.ends_at_one
     element = Element(draft, {"x": nx * (d + 1), "next": nx * closing}, {}, with_p=False)
     columns = ca.reshape(element.own["x"], nx, d + 1)
-    results = [ca.vec(ca.mtimes(columns, ca.DM(rule.slopes)))]
+    moving = columns if draft.equations is None else draft.equations.moving(columns)
+    results = [ca.vec(ca.mtimes(moving, ca.DM(rule.slopes)))]
     own = np.concatenate([draft.nodes[grid.left][:, None], inner.places], axis=1).reshape(grid.size, -1)
     targets = rows.reshape(grid.size, -1)
     if closing:
-        results.append(ca.mtimes(columns, ca.DM(rule.end)) - element.own["next"])
+        after = element.own["next"]
+        after = after if draft.equations is None else draft.equations.moving(after)
+        results.append(ca.mtimes(moving, ca.DM(rule.end)) - after)
         own = np.hstack([own, draft.nodes[grid.right]])
         ends = draft.build.rows(
-            (grid.size, nx),
+            (grid.size, draft.moving_scale.size),
             lambda i, j: (
-                f"continuity of {draft.state_names[j]} at "
+                f"continuity of {draft.state_names[j] if draft.equations is None else f'state {j}'} at "
                 + draft.when(grid.trajectory[grid.right[i]], grid.times[grid.right[i]])
             ),
             stage=grid.left[:, None] + 0.995,
-            scale=1.0 / draft.x_scale,
+            scale=1.0 / draft.moving_scale,
         )
         targets = np.hstack([targets, ends])
     draft.add("polynomial", element, results, own, np.zeros((grid.size, 0)), targets)
@@ -158,7 +210,13 @@ def _slopes(draft: Draft, rule: Rule, inner: Inner, rows: IntArray) -> None:
     s = element.constants
     x = ca.vertcat(element.own["x"], ca.MX(functions.nx - nx, 1))
     slope = functions.rhs(s["t"], x, s["u"], element.p)
-    results, targets = [-s["h"] * slope[:nx]], rows.reshape(-1, nx)
+    equations, targets = draft.equations, rows.reshape(-1, rows.shape[2])
+    if equations is None:
+        results = [-s["h"] * slope[:nx]]
+    else:
+        results = [-s["h"] * equations.slopes(slope[:nx]), equations.residual(slope[:nx])]
+        stages = (grid.left[:, None] + np.clip(rule.points, 0.0, 0.99)).ravel()
+        targets = np.hstack([targets, algebraic_rows(draft, equations, stages, inner.times.ravel())])
     if functions.nx > nx:
         results.append(s["weight"] * slope[nx])
         targets = np.hstack([targets, np.full((targets.shape[0], 1), OBJECTIVE)])
@@ -192,14 +250,28 @@ def local_errors(draft: Draft, rule: Rule, nodes: Float64Array, points: Float64A
     columns = np.concatenate([nodes[:, None], points], axis=1)
     x = np.einsum("mi,kix->kmx", basis, columns)
     times = grid.start[:, None] + grid.length[:, None] * theta
+    equations = draft.equations
+    if equations is not None:
+        flat = np.concatenate([times[..., None], x, grid.controls(times)], axis=2).reshape(times.size, -1)
+        y = equations.consistent(flat, p)
+        f = call_rows(equations.along_rows(equations.slopes), np.hstack([flat[:, :1], y, flat[:, 1 + nx :]]), p)
+        C = equations.coordinates.T
+        return _relative(draft, weight, slopes, columns @ C, f.reshape(*times.shape, -1))
     rest = np.zeros((*times.shape, functions.nx - nx))
     rows = np.concatenate([times[..., None], x, rest, grid.controls(times)], axis=2).reshape(times.size, -1)
     v, q = ca.MX.sym("v", rows.shape[1]), ca.MX.sym("p", p.size)
     slope = functions.rhs(v[0], v[1 : 1 + functions.nx], v[1 + functions.nx :], q)
     f = call_rows(ca.Function("slope", [v, q], [ca.densify(slope)]), rows, p)[:, :nx].reshape(*times.shape, nx)
+    return _relative(draft, weight, slopes, columns, f)
+
+
+def _relative(
+    draft: Draft, weight: Float64Array, slopes: Float64Array, columns: Float64Array, f: Float64Array
+) -> Float64Array:
+    """Integrals of the residuals relative to the states, largest of each interval (N,)."""
     slope_of = np.einsum("mi,kix->kmx", slopes, columns)
-    residual = np.abs(slope_of - grid.length[:, None, None] * f)
-    size = np.maximum(draft.x_scale, np.abs(columns).max(axis=1))
+    residual = np.abs(slope_of - draft.grid.length[:, None, None] * f)
+    size = np.maximum(draft.moving_scale, np.abs(columns).max(axis=1))
     return np.asarray((np.einsum("m,kmx->kx", weight, residual) / size).max(axis=1, initial=0.0))
 
 

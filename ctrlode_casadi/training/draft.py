@@ -17,6 +17,7 @@ from ..fitting.initial import ComputedStates
 from ..fitting.problem import Problem
 from ..ocp.assembly import GLOBAL, Assembler
 from ..ocp.groups import NLP, OBJECTIVE
+from .algebraic import equations_of, start_of
 from .grid import Grid, IntArray
 from .path_constraints import PathConstraint
 from .task import Task
@@ -63,15 +64,18 @@ class Draft:
         Guess of the node states (M, nx).
     x_scale
         Unit of each state (nx,), a power of two.
+    equations
+        The equations of a DAE, whose states are (x, z); None for an ODE.
     """
 
     def __init__(self, task: Task, limits: Limits, grid: Grid, states: Float64Array, theta: Float64Array) -> None:
         self.task, self.limits, self.grid = task, limits, grid
         self.problem: Problem = task.objective.problem
+        self.equations = equations_of(self.problem)
         self.states = states
         self.build = Assembler()
         size = np.abs(states).max(axis=0, initial=0.0)
-        self.x_scale = 2.0 ** np.round(np.log2(np.where(size > 0, size, 1.0)))
+        self.x_scale = np.asarray(2.0 ** np.round(np.log2(np.where(size > 0, size, 1.0))), dtype=np.float64)
         self._names = task.objective.names()
         self.theta = self._parameters(theta)
         self.nodes = self._nodes(states)
@@ -80,6 +84,24 @@ class Draft:
     def state_names(self) -> tuple[str, ...]:
         """Names of the states."""
         return self.problem.model.state_names
+
+    @cached_property
+    def moving_scale(self) -> Float64Array:
+        """Units of the states with derivatives."""
+        if self.equations is None:
+            return self.x_scale
+        return np.asarray(2.0 ** np.round(np.log2(np.abs(self.equations.coordinates) @ self.x_scale)))
+
+    @cached_property
+    def equation_scale(self) -> Float64Array:
+        """Sizes of the algebraic equations at the node states."""
+        equations = self.equations
+        if equations is None:
+            return np.ones(0)
+        grid, p = self.grid, self.task.p0[: self.problem.n_params]
+        left = grid.left
+        rows = np.column_stack([grid.start, self.states[left], grid.controls(grid.start[:, None])[:, 0]])
+        return equations.sizes(rows, p, self.x_scale)
 
     def when(self, trajectory: Any, time: Any) -> str:
         """Place on a trajectory, for messages."""
@@ -120,9 +142,12 @@ class Draft:
         columns = problem.start.columns
         if columns is not None:
             places[grid.first] = np.where(columns >= 0, self.theta[columns], -1)
-        if not isinstance(problem.start, ComputedStates):
+        if not isinstance(start_of(problem), ComputedStates):
             known = problem.start.states(problem.typed(self.task.p0))
-            lb[grid.first] = ub[grid.first] = guess[grid.first] = known
+            which = slice(None) if self.equations is None else np.flatnonzero(self.equations.fixed)
+            start = np.arange(states.shape[1])[which]
+            lb[np.ix_(grid.first, start)] = ub[np.ix_(grid.first, start)] = known[:, start]
+            guess[np.ix_(grid.first, start)] = known[:, start]
         self._known = ~(lb < ub)
         node, state = np.nonzero(places < 0)
         names, times, trajectory = self.state_names, grid.times, grid.trajectory
@@ -180,25 +205,39 @@ class Draft:
 
     def _computed_start(self) -> None:
         """Equations for initial states that are functions of parameters."""
-        start = self.problem.start
-        if not isinstance(start, ComputedStates):
+        start, first, nx = start_of(self.problem), self.grid.first, self.problem.model.nx
+        combined = self.equations is not None and not self.equations.fixed.any()
+        if isinstance(start, ComputedStates):
+            element = Element(self, {"x": nx}, {"d0": start.inputs.shape[1]})
+            known = start.function(element.constants["d0"], element.p)
+            constants = start.inputs.astype(np.float64)
+        elif combined:
+            constants = np.asarray(start.states(self.problem.typed(self.task.p0)), dtype=np.float64)
+            element = Element(self, {"x": nx}, {"x0": constants.shape[1]})
+            known = element.constants["x0"]
+        else:
             return
-        element = Element(self, {"x": self.problem.model.nx}, {"d0": start.inputs.shape[1]})
-        rest = element.own["x"] - start.function(element.constants["d0"], element.p)
-        first = self.grid.first
+        more = nx - known.numel()
+        rest = element.own["x"] - (ca.vertcat(known, ca.MX(more, 1)) if more else known)
+        scale = self.x_scale
+        if self.equations is not None:
+            rest, scale = self.equations.moving(rest), self.moving_scale
         rows = self.build.rows(
-            (first.size, self.problem.model.nx),
-            lambda b, i: f"initial state {self.state_names[i]} of trajectory {b}",
+            (first.size, scale.size),
+            lambda b, i: f"initial state {i} of trajectory {b}",
             stage=first[:, None],
-            scale=1.0 / self.x_scale,
+            scale=1.0 / scale,
         )
-        self.add("initial state", element, [rest], self.nodes[first], start.inputs.astype(np.float64), rows)
+        self.add("initial state", element, [rest], self.nodes[first], constants, rows)
 
     def add_path(self, x: IntArray, trajectory: IntArray, times: Float64Array, controls: Float64Array) -> None:
         """Path constraints at points with states x (n, nx): times (n,), controls (n, nu)."""
-        fixed = np.isin(x, self.nodes[self._known]).all(axis=1)
+        given = np.isin(x, self.nodes[self._known])
         for c in self.limits.path:
             # Nothing can be done about a state that is given.
+            fixed = given.all(axis=1)
+            if self.equations is not None:
+                fixed = given[:, sorted(set(c.function.jac_sparsity(0, 1).get_col()))].all(axis=1)
             some = ~fixed if c.function.jac_sparsity(0, 3).nnz() == 0 else np.ones(fixed.size, bool)
             self._path_group(c, x[some], trajectory[some], times[some], controls[some])
 

@@ -106,8 +106,9 @@ def fit(
     **options
         The method's own options, those of SciPy or IPOPT (``gtol=1e-8``, ``tol=1e-10``), and
 
-        - ``p_scale``: units of the parameters (np_total,); None for one. By default ("auto") one, except for blocks of
-          the parameter vector that start far from order one (below 0.01 or above 100), which have a power of two;
+        - ``p_scale``: units of the parameters (np_total,), or one for all; None for no units. By default ("auto") one,
+          except for blocks of the parameter vector that start far from order one (below 0.01 or above 100), which have
+          a power of two. Numbers of one block that start more than a factor of 1000 apart have a unit each;
         - ``jacobian`` of least squares: "dense", "operator", or "auto", which is dense up to 1000 parameters;
         - ``hessian`` of IPOPT: "exact", "gauss-newton", "limited-memory" or "auto";
         - those of the transcribed methods: see docs/fitting.
@@ -117,7 +118,8 @@ def fit(
     scipy.optimize.OptimizeResult
         x (np_total,), fun, jac, nit, nfev, njev, nhev, success, status, message, and method, history (dict of arrays
         nit, fun, grad_norm, nfev, elapsed), elapsed (seconds), p (the model's parameters, unflattened). fun and jac
-        are value and gradient of the objective at x. Where a method ends worse, the best point seen is returned. Ctrl-C
+        are value and gradient of the objective at x. Where a method ends worse, the best point seen, p0 included, is
+        returned. The transcribed methods also have nlp_x, nlp_fun, states and more, see docs/fitting. Ctrl-C
         also returns it, with status 98; a callback's StopIteration has 99, the limit of iterations 1, a p0 at which
         the objective is not finite 97.
 

@@ -22,6 +22,9 @@ HESSIANS = ("auto", "exact", "gauss-newton", "limited-memory")
 #: Up to so many parameters "auto" takes the exact Hessian; up to so many, for sums of squares, Gauss and Newton's.
 EXACT_UP_TO, GAUSS_NEWTON_UP_TO = 30, 300
 
+#: IPOPT's own `bound_push` and `bound_frac`, and the least that is asked for.
+BOUND_PUSH, LEAST_PUSH = 1e-2, 1e-8
+
 QUIET = {
     "print_time": False,
     "show_eval_warnings": False,
@@ -71,6 +74,16 @@ def ipopt_options(task: Task, own: Sequence[str]) -> dict[str, Any]:
     """Options of `casadi.nlpsol` from those of the fit; a name without a dot is IPOPT's."""
     given = {(k if "." in k else f"ipopt.{k}"): v for k, v in task.options.items() if k not in own}
     return {**QUIET, "ipopt.max_iter": task.maxiter, **given}
+
+
+def start_options(task: Task) -> dict[str, float]:
+    """IPOPT moves a start away from its bounds, in units of z: by so little that no parameter within them is moved."""
+    z, (lower, upper), push = task.z0, task.z_bounds, BOUND_PUSH
+    for bound in (lower, upper):
+        gap, size = np.abs(z - bound), np.maximum(np.abs(bound), 1.0)
+        near = (gap > 0) & (gap < BOUND_PUSH * np.minimum(size, upper - lower))
+        push = float((gap[near] / size[near]).min(initial=push))
+    return {"bound_push": max(push, LEAST_PUSH)}
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -187,7 +200,8 @@ class _Solve:
         """Build the solver and solve."""
         task, caught = self._task, self._caught
         scaling = {"ipopt.obj_scaling_factor": task.gain}
-        options = {**scaling, **ipopt_options(task, ("hessian",)), **self._functions()}
+        push = {f"ipopt.{name}": value for name, value in start_options(task).items()}
+        options = {**scaling, **push, **ipopt_options(task, ("hessian",)), **self._functions()}
         lower, upper = task.z_bounds
         solver = ca.nlpsol("fit", "ipopt", self._oracle, options)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,11 @@ from ..base.errors import DataError
 from .result import Outcome
 from .task import Task
 from .watch import Watch
+
+#: Methods that stop at an absolute size of the gradient, and its default.
+GTOL = {"L-BFGS-B": 1e-5, "BFGS": 1e-5, "CG": 1e-5}
+#: The first step after a restart, relative to the parameters.
+FIRST_STEP = 0.1
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,36 @@ class Minimize:
         return arguments
 
     def run(self, task: Task, watch: Watch) -> Outcome:
-        """Minimise."""
+        """Minimise; where nothing moves though the gradient is not small, once more in smaller units."""
+        start, slope = watch.evaluate(task.p0)
+        watch.start(start)
+        watch.iterate(task.p0)
+        outcome = self._descend(task, watch)
+        stuck = watch.best is not None and not watch.best.fun < start
+        if self.second or not stuck or not task.unfinished(task.p0, start, slope):
+            return outcome
+        outcome = self._descend(self._finer(task, slope), watch)
+        return replace(outcome, message=f"{outcome.message.rstrip('. ')}; restarted once in smaller units")
+
+    def _finer(self, task: Task, slope: Float64Array) -> Task:
+        """The task in units in which the gradient at p0 as a first step is a tenth of the parameters.
+
+        The first step of these methods grows with the square of the units. One that leads far away, where gradients are
+        useless, leaves line searches without an answer.
+        """
+        size = float(np.abs(task.z0).max()) or 1.0
+        step = float(np.abs(task.descent(task.p0, slope)).max())
+        ratio = float(2.0 ** np.floor(0.5 * np.log2(min(FIRST_STEP * size / step, FIRST_STEP**2))))
+        options = dict(task.options)
+        if self.name in GTOL:
+            options["gtol"] = ratio * float(options.get("gtol", options.get("tol", GTOL[self.name])))
+        return replace(task, scale=ratio * task.scale, options=options)
+
+    def _descend(self, task: Task, watch: Watch) -> Outcome:
+        """One call of SciPy."""
         from scipy.optimize import minimize
 
         objective = task.objective
-        watch.start(watch.evaluate(task.p0)[0])
-        watch.iterate(task.p0)
 
         def fun(z: Float64Array) -> tuple[float, Float64Array]:
             value, gradient = watch.evaluate(task.expand(z))

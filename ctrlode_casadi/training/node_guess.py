@@ -54,12 +54,14 @@ def read_states(value: Any, problem: Problem) -> str | Float64Array:
         if value not in ("auto", "data", "simulation"):
             raise DataError(f"states: expected 'auto', 'data', 'simulation' or an array (B, T, nx), got {value!r}")
         return value
-    shape = (problem.batch.size, problem.times.n, problem.model.nx)
+    shape = (problem.batch.size, problem.times.n, problem.model.n_visible)
     array = floats("states", value, finite="nan")
     try:
-        return np.array(np.broadcast_to(array, shape), dtype=np.float64)
+        states = np.array(np.broadcast_to(array, shape), dtype=np.float64)
     except ValueError as exc:
         raise DataError(f"states: expected shape (B, T, nx)={shape} or (T, nx), got {array.shape}") from exc
+    more = problem.model.nx - shape[2]
+    return np.concatenate([states, np.full((*shape[:2], more), np.nan)], axis=2) if more else states
 
 
 def states_at_saves(problem: Problem, theta: Float64Array, wanted: str | Float64Array) -> Float64Array:
@@ -69,7 +71,7 @@ def states_at_saves(problem: Problem, theta: Float64Array, wanted: str | Float64
     data, nodes on the data do not. Hidden states take the simulation.
     """
     if not isinstance(wanted, str):
-        return wanted
+        return _with_algebraic(problem, theta, wanted)
     shape = (problem.batch.size, problem.times.n, problem.model.nx)
     states = np.full(shape, np.nan)
     if wanted != "data":
@@ -86,7 +88,21 @@ def states_at_saves(problem: Problem, theta: Float64Array, wanted: str | Float64
     known = np.concatenate([np.abs(start).ravel(), *([] if data is None else [np.abs(data[np.isfinite(data)])])])
     far = ~(np.abs(states) <= _BELIEVED * max(1.0, float(known.max(initial=0.0))))
     states[far] = np.nan
-    states[:, 0] = start
+    mass = problem.model.system_mass
+    if mass is None:
+        states[:, 0] = start
+        return states
+    moving = mass.any(axis=0)
+    states[:, 0, moving] = start[:, moving]
+    return _with_algebraic(problem, theta, states)
+
+
+def _with_algebraic(problem: Problem, theta: Float64Array, states: Float64Array) -> Float64Array:
+    """The states, with the guess of the algebraic variables of a DAE where a trajectory has no other."""
+    if problem.model.system_mass is not None:
+        start = problem.start.states(problem.typed(theta))
+        unknown = np.isnan(states).all(axis=1)
+        states[:, 0] = np.where(unknown, start, states[:, 0])
     return states
 
 

@@ -13,11 +13,15 @@ from ..base.errors import DataError
 from ..fitting.expressions import parameters
 from ..model.ode import ControlledODE
 from ..model.trace import expression
+from ..ocp.checks import takes
 
 
 @dataclass(frozen=True, eq=False)
 class PathConstraint:
-    """``lb <= function(t, x, u, p) <= ub`` at all points of a transcription; lb and ub are (m,)."""
+    """``lb <= function(t, x, u, p) <= ub`` at all points of a transcription; lb and ub are (m,).
+
+    For a DAE, x is followed by the algebraic variables.
+    """
 
     name: str
     function: ca.Function
@@ -48,15 +52,23 @@ def read_path(value: Any, model: ControlledODE) -> tuple[PathConstraint, ...]:
 def _constraint(name: str, value: Any, model: ControlledODE) -> PathConstraint:
     if not isinstance(value, tuple) or len(value) != 3 or not callable(value[0]):
         raise DataError(f"{name}: expected (function, lb, ub) with function(t, x, u, p), got {value!r}")
-    symbols = {n: ca.MX.sym(n, k) for n, k in (("t", 1), ("x", model.nx), ("u", model.nu), ("p", model.np))}
+    sizes = {"t": 1, "x": model.nx, "u": model.nu, "p": model.np}
+    if model.nz and (takes(value[0], 5) or not takes(value[0], 4)):
+        sizes["z"] = model.nz
+    symbols = {n: ca.MX.sym(n, k) for n, k in sizes.items()}
     g = expression(name, value[0], symbols, parameters(model, symbols["p"]), None)
-    if not ca.jacobian_sparsity(g, ca.vertcat(symbols["x"], symbols["p"])).nnz():
+    if not ca.jacobian_sparsity(g, ca.vertcat(*(symbols[n] for n in symbols if n not in ("t", "u")))).nnz():
         raise DataError(f"{name}: the constraint depends on neither states nor parameters, so it cannot be fulfilled")
     lb, ub = _pair(name, value[1:], g.numel(), "m")
     if (lb > ub).any():
         i = int(np.flatnonzero(lb > ub)[0])
         raise DataError(f"{name}: lower above upper bound in entry {i}, got {lb[i]:g} and {ub[i]:g}")
     function = ca.Function("path", list(symbols.values()), [ca.densify(g)], list(symbols), ["g"])
+    if model.nz:
+        y = ca.MX.sym("x", model.nx + model.nz)
+        own = [symbols["t"], y[: model.nx], symbols["u"], symbols["p"], y[model.nx :]][: len(symbols)]
+        inputs = [symbols["t"], y, symbols["u"], symbols["p"]]
+        function = ca.Function("path", inputs, [function(*own)], ["t", "x", "u", "p"], ["g"])
     return PathConstraint(name, function, lb, ub)
 
 

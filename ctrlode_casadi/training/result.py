@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
 
 
-#: A value that lies above the best one by no more than this, relatively, is as good.
+#: A value that lies above the best one by no more than this, relatively, is the same.
 ROUND_OFF = 1e-10
+#: What methods reach, relative to the value and to its typical size: IPOPT's barrier, for one, leaves that much.
+ACCURACY, NEGLIGIBLE = 1e-6, 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +55,17 @@ def make_result(task: Task, watch: Watch, outcome: Outcome) -> OptimizeResult:
     fun, jac = watch.evaluate(p)
     success = outcome.success
     if best is not None and not outcome.keep and not fun <= best.fun + ROUND_OFF * abs(best.fun):
-        if outcome.p is not None:
+        if outcome.p is not None and not fun <= best.fun + max(ACCURACY * abs(best.fun), NEGLIGIBLE * task.size):
             success = False
             message += f"; it ended at the value {fun:.6g}, the best point seen is returned"
         p = best.p
         fun, jac = watch.evaluate(p)
+    if success and not outcome.keep and np.array_equal(p, task.p0) and task.unfinished(p, fun, jac):
+        success = False
+        message += (
+            "; but nothing better than p0 was found, though the gradient there is not small: give p_scale, the size of "
+            "each parameter's likely change, or start elsewhere"
+        )
     model = task.objective.sim.model
     fields: dict[str, Any] = {
         "x": p.copy(),

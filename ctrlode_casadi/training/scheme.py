@@ -22,8 +22,10 @@ class Scheme(ABC):
     1. `add` writes the dynamics, a running cost and the path constraints into a draft.
     2. `refine` looks at a solution. It returns None where the discretisation is accurate enough or cannot be refined,
        else the grid and the node states to go on with; the next `add` uses what was found.
-    3. `evaluations` is the number of right-hand sides in one pass over all intervals, after `add`.
-    4. `error` is the largest error of an interval at the last solution, relative to the states; NaN if not estimated.
+    3. `strayed` looks at an iterate, and says whether the equations are so wrong there that going on is no use. The
+       next `add` then writes better ones.
+    4. `evaluations` is the number of right-hand sides in one pass over all intervals, after `add`.
+    5. `error` is the largest error of an interval at the last solution, relative to the states; NaN if not estimated.
     """
 
     evaluations: int = 0
@@ -36,6 +38,10 @@ class Scheme(ABC):
     @abstractmethod
     def refine(self, draft: Draft, read: Read, theta: Float64Array) -> tuple[Grid, Float64Array] | None:
         """Grid and states of the next round."""
+
+    def strayed(self, draft: Draft, read: Read, theta: Float64Array) -> bool:
+        """Whether an iterate has left the region where the equations are accurate; False where that cannot happen."""
+        return False
 
 
 def node_path(draft: Draft) -> None:

@@ -13,6 +13,7 @@ from ..base.arrays import Float64Array
 from ..base.errors import DataError, UnsupportedOperation, unknown_name
 from ..fitting.initial import ComputedStates
 from ..ocp.mesh import Rule, collocation_rule
+from .algebraic import start_of
 from .draft import Limits
 from .ipopt import QUIET, check_options, read_hessian
 from .least_squares import check_squares, is_squares
@@ -71,12 +72,11 @@ class Settings:
 def read_settings(method: str, task: Task) -> Settings:
     """Check the options of a fit by `method`."""
     problem, given = task.objective.problem, task.options
-    model = problem.model
     sim = task.objective.sim
-    if sim.model.is_dae or sim.events:
-        what = "events" if sim.events else "algebraic variables or a singular mass matrix"
+    model = sim.model
+    if sim.events:
         raise UnsupportedOperation(
-            f"method: {method!r} is for ODEs without events, the objective's simulator has {what}; use 'L-BFGS-B' or "
+            f"method: {method!r} is for models without events, the objective's simulator has some; use 'L-BFGS-B' or "
             f"another method that simulates"
         )
     if method == "multiple-shooting":
@@ -88,7 +88,10 @@ def read_settings(method: str, task: Task) -> Settings:
         if name in OWN["multiple-shooting"] or name in OWN["collocation"]:
             raise DataError(f"options: {name!r} does not belong to {method!r}; it has {', '.join(OWN[method])}")
     check_options({**QUIET, **{(k if "." in k else f"ipopt.{k}"): v for k, v in options.items()}})
-    limits = Limits(*read_state_bounds(given.get("state_bounds"), model.nx), read_path(given.get("path"), model))
+    bounds = read_state_bounds(given.get("state_bounds"), model.nx)
+    none = np.full(problem.model.nx - model.nx, np.inf)
+    lb, ub = np.append(bounds[0], -none), np.append(bounds[1], none)
+    limits = Limits(lb, ub, read_path(given.get("path"), model))
     _check_start(task, limits)
     accuracy = given.get("accuracy", ACCURACY[method])
     if accuracy is not None and not (isinstance(accuracy, numbers.Real) and 0 < float(accuracy) < math.inf):
@@ -126,10 +129,12 @@ def _check_start(task: Task, limits: Limits) -> None:
     """Refuse initial states that are given and lie outside the state bounds."""
     problem = task.objective.problem
     start = problem.start
-    if isinstance(start, ComputedStates):
+    if isinstance(start_of(problem), ComputedStates):
         return
     states = np.asarray(start.states(problem.typed(task.p0)), dtype=np.float64)
     given = np.ones(states.shape, bool) if start.columns is None else start.columns < 0
+    if problem.model.system_mass is not None:  # the others are guesses
+        given &= problem.model.system_mass.any(axis=0)
     outside = np.argwhere(given & ((states < limits.lb) | (states > limits.ub)))
     if outside.size:
         b, i = (int(v) for v in outside[0])

@@ -18,6 +18,10 @@ from .scheme import Read, Scheme, node_path
 
 #: Most steps in one interval that the automatic choice takes, and before anything is known of the parameters.
 MOST_STEPS, FIRST_STEPS = 256, 16
+#: An iterate at which an interval's error, relative to the states, is larger than this has unstable steps.
+UNSTABLE = 1e-2
+#: The largest number of steps in an interval grows by this factor at most on account of such an iterate.
+MOST_MORE = 8
 
 
 def check_solver(solver: object) -> None:
@@ -63,6 +67,22 @@ class Shooting(Scheme):
         self._counts = self._refined(draft, nodes, theta, MOST_STEPS)
         return (draft.grid, nodes) if (self._counts > before).any() else None
 
+    def strayed(self, draft: Draft, read: Read, theta: Float64Array) -> bool:
+        if not self._chooses:
+            return False
+        error, states = np.zeros(draft.grid.size), read(draft.nodes)
+        everywhere, p = np.arange(error.size), theta[: draft.problem.n_params]
+        self._estimate(draft, error, everywhere, self._counts, states, p)
+        if ((error <= UNSTABLE) | (self._counts >= MOST_STEPS)).all():
+            return False
+        self._counts = self._refined(draft, states, theta, min(MOST_STEPS, MOST_MORE * int(self._counts.max())))
+        return True
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether the number of steps is chosen here."""
+        return self._accuracy is not None and self._fixed is None and self._solver.adaptive
+
     def _first(self, grid: Grid) -> IntArray:
         """The simulator's own steps, or those asked for; one to begin with where they are adaptive."""
         if self._fixed is not None:
@@ -74,18 +94,30 @@ class Shooting(Scheme):
     def _refined(self, draft: Draft, states: Float64Array, theta: Float64Array, most: int) -> IntArray:
         """Steps, `most` at most, with which doubling them changes no interval's end by more than the accuracy."""
         counts = self._counts.copy()
-        if self._accuracy is None or self._fixed is not None or not self._solver.adaptive:
+        if self._accuracy is None or not self._chooses:
             return counts
         p = theta[: draft.problem.n_params]
         active, error = np.arange(draft.grid.size), np.zeros(draft.grid.size)
         while active.size:
-            for count in np.unique(counts[active]):
-                some = active[counts[active] == count]
-                error[some] = step_errors(draft, self._tableau, int(count), some, states, p)
+            self._estimate(draft, error, active, counts, states, p)
             active = active[~(error[active] <= self._accuracy) & (counts[active] < most)]
             counts[active] *= 2
         self.error = float(error.max(initial=0.0))
         return counts
+
+    def _estimate(
+        self,
+        draft: Draft,
+        error: Float64Array,
+        active: IntArray,
+        counts: IntArray,
+        states: Float64Array,
+        p: Float64Array,
+    ) -> None:
+        """Write the errors of some intervals (N,) with their numbers of steps."""
+        for count in np.unique(counts[active]):
+            some = active[counts[active] == count]
+            error[some] = step_errors(draft, self._tableau, int(count), some, states, p)
 
 
 def add_intervals(draft: Draft, tableau: Tableau, counts: IntArray) -> None:

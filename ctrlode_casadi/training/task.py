@@ -14,12 +14,19 @@ from numpy.typing import NDArray
 from ..base.arrays import Float64Array, floats
 from ..base.errors import DataError
 from ..fitting.objective import Objective
-from ..model.layout import ParameterLayout
+from ..model.init import zeros
+from ..model.layout import Leaf, ParameterLayout
 from ..model.tree import ParameterTree
 from .bounds import read_bounds
 
-#: Blocks of the parameter vector whose largest start value lies between these are not scaled.
+#: A gradient promises much if it predicts a larger change than this part of the value, and of the typical one.
+PROMISING, NEGLIGIBLE = 1e-2, 1e-6
+#: Parameters whose size at the start lies between these are not scaled.
 ORDER_ONE = (1e-2, 1e2)
+#: Numbers of one block whose sizes differ by more than this factor have a unit each.
+APART = 1e3
+#: A longer block with entries of order one is taken for weights, of which a few are always small.
+MOST_APART = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +110,18 @@ class Task:
         """Derivatives with respect to z from those with respect to parameters, along the last axis."""
         return g[..., self.free] * self.scale[self.free]
 
+    def descent(self, p: Float64Array, jac: Float64Array) -> Float64Array:
+        """The negative gradient at p with respect to z, zero where it leads out of the bounds."""
+        z, down = self.shrink(p), -self.gradient(jac)
+        lower, upper = self.z_bounds
+        return np.where(((z <= lower) & (down < 0)) | ((z >= upper) & (down > 0)), 0.0, down)
+
+    def unfinished(self, p: Float64Array, fun: float, jac: Float64Array) -> bool:
+        """Whether the gradient at p promises much: changing one parameter by its own size would change the value."""
+        z = np.abs(self.shrink(p))
+        promised = np.abs(self.descent(p, jac)) * (z if z.any() else 1.0)
+        return bool(promised.max(initial=0.0) > PROMISING * abs(fun) + NEGLIGIBLE * self.size)
+
     def direction(self, v: Float64Array) -> Float64Array:
         """A change of z as a change of parameters."""
         dp = np.zeros(self.p0.size)
@@ -166,7 +185,9 @@ def _scale(obj: Objective, start: Float64Array, scale: Any) -> Float64Array:
     if isinstance(scale, str) and scale == "auto":
         return automatic_scale(obj.sim.model.layout, start)
     if isinstance(scale, str):
-        raise DataError(f"p_scale: expected 'auto', None or one positive number per parameter, got {scale!r}")
+        raise DataError(f"p_scale: expected 'auto', None, a positive number or one per parameter, got {scale!r}")
+    if isinstance(scale, numbers.Real) and not isinstance(scale, bool):
+        scale = np.full(start.size, float(scale))
     given = floats("p_scale", scale, (("np_total", start.size),)).astype(np.float64)
     if (given <= 0).any():
         raise DataError(f"p_scale: must be positive, got {given.min():g}")
@@ -177,26 +198,37 @@ def automatic_scale(layout: ParameterLayout, start: Float64Array) -> Float64Arra
     """A power of two for each block of parameters far from order one, one for all others.
 
     A block is an array of the layout: a weight matrix, a bias, a named constant; all free initial states together are
-    one more. Its size is that of its largest entry at the start.
+    one more. Its size is that of its largest entry at the start. Numbers of very different size that share a block,
+    such as the rate constants of `params=3`, have a unit each; the arrays of a network do not, since some of their
+    entries are small by chance.
     """
     scale = np.ones(start.size)
-    for part in [*_blocks(layout), slice(layout.n, start.size)]:
-        largest = float(np.abs(start[part]).max(initial=0.0))
-        if largest > 0 and not ORDER_ONE[0] <= largest <= ORDER_ONE[1]:
-            scale[part] = 2.0 ** round(np.log2(largest))
+    for part, drawn in [*_blocks(layout), (slice(layout.n, start.size), True)]:
+        sizes = np.abs(start[part])
+        scale[part] = [_unit(s) for s in sizes] if not drawn and _apart(sizes) else _unit(sizes.max(initial=0.0))
     return scale
 
 
-def _blocks(layout: ParameterLayout) -> Iterator[slice]:
-    """The places of all arrays of a layout."""
-    places = layout.unflatten(np.arange(layout.n, dtype=np.float64))
-    yield from _leaves(places)
+def _unit(size: float) -> float:
+    """The power of two next to a size far from order one, else one."""
+    near = size == 0 or ORDER_ONE[0] <= size <= ORDER_ONE[1]
+    return 1.0 if near else float(2.0 ** np.round(np.log2(size)))
 
 
-def _leaves(tree: Any) -> Iterator[slice]:
-    if isinstance(tree, Mapping):
-        for entry in tree.values():
-            yield from _leaves(entry)
-    elif np.size(tree):
-        first = int(np.min(tree))
-        yield slice(first, first + int(np.size(tree)))
+def _apart(sizes: Float64Array) -> bool:
+    """Whether numbers of a block are of so different size that one unit cannot serve them all."""
+    known = sizes[sizes > 0]
+    spread = bool(known.size) and float(known.max()) > APART * float(known.min())
+    return spread and (sizes.size <= MOST_APART or float(known.max()) > ORDER_ONE[1])
+
+
+def _blocks(layout: ParameterLayout, first: int = 0) -> Iterator[tuple[slice, bool]]:
+    """The place of every array of a layout, and whether it belongs to a network, which draws its initial values."""
+    blocks = {name: layout.block(name) for name in layout}
+    drawn = any(isinstance(block, Leaf) and block.init is not zeros for block in blocks.values())
+    for name, block in blocks.items():
+        place = layout.slice(name)
+        if isinstance(block, ParameterLayout):
+            yield from _blocks(block, first + place.start)
+        else:
+            yield slice(first + place.start, first + place.stop), drawn

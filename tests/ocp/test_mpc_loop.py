@@ -11,6 +11,7 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+import casadi as ca
 import numpy as np
 import pytest
 
@@ -58,6 +59,8 @@ def test_the_kinds_of_plants_agree() -> None:
         (ocp.model, {"p": lambda t, rng: [1.0], "solver": co.DOP853(rtol=1e-10, atol=1e-12)}),
         (co.Simulator(ocp.model, solver=co.Tsit5(rtol=1e-10, atol=1e-12)), {"p": [1.0]}),
         (rk4, {}),
+        (ocp.model.step(co.RK4(steps_per_interval=20), mpc.dt), {"p": [1.0]}),
+        (ocp.model.step(co.RK4(steps_per_interval=20), mpc.dt), {"p": lambda t, rng: {"p": [1.0]}}),
     ):
         mpc.reset()
         loops.append(co.closed_loop(mpc, plant, [2.0, 0.0], 12, **settings))
@@ -69,6 +72,66 @@ def test_the_kinds_of_plants_agree() -> None:
         np.testing.assert_allclose(loop.t, 0.2 * np.arange(13))
     assert loops[0].stats["n_rhs"][0] > 12 * 6
     assert abs(loops[0].x[0, -1, 0]) < 0.5
+
+
+def test_functions_of_casadi_as_plants_by_names_and_by_sizes() -> None:
+    """The inputs in any order, CasADi's own integrator, and positions where the inputs have no names."""
+    ocp = problem()
+    mpc = co.MPC(ocp, intervals=15)
+    step = ocp.model.step(co.RK4(steps_per_interval=20), mpc.dt)
+    t, x, u, p, dt = (ca.MX.sym(name, n) for name, n in (("t", 1), ("x", 2), ("u", 1), ("p", 1), ("dt", 1)))
+    dae = {"x": x, "u": u, "p": p, "ode": ocp.model.rhs(0.0, x, u, p)}
+    exact = ca.integrator("exact", "cvodes", dae, 0.0, mpc.dt, {"reltol": 1e-10, "abstol": 1e-12})
+    euler = ca.Function("euler", [x, u, t, dt], [x + dt * ocp.model.rhs(t, x, u, 1.0)])
+    loops = []
+    for plant, settings in (
+        (step, {"p": [1.0]}),
+        (exact, {"p": [1.0]}),
+        (ca.Function("turned", [u, p, x], [step(0.0, x, u, p)], ["u", "p", "x"], ["next"]), {"p": [1.0]}),
+        (ca.Function("unnamed", [t, x, u, p], [step(t, x, u, p)]), {"p": [1.0]}),
+        (ca.Function("own", [x, u], [step(0.0, x, u, 1.0)]), {}),
+        (euler, {}),
+        (lambda x, u, t, dt: euler(x, u, t, dt).full(), {}),
+    ):
+        mpc.reset()
+        loops.append(co.closed_loop(mpc, plant, [2.0, 0.0], 8, **settings))
+    for loop in loops[:5]:
+        assert loop.success.all() and loop.stats["n_steps"][0] == 8 and loop.y.shape == (1, 9, 2)
+        np.testing.assert_allclose(loop.x, loops[0].x, atol=1e-6)
+    np.testing.assert_allclose(loops[5].x, loops[6].x, atol=1e-12)
+    assert np.abs(loops[5].x - loops[0].x).max() > 1e-3
+    wider = ca.Function("wider", [x, u, p], [ca.vertcat(x, 0.0)], ["x", "u", "p"], ["next"])
+    single = ca.MX.sym("x")
+    for plant, match in (
+        (wider, r"first output of wider.* must be the next state, \(2,\)"),
+        (ca.Function("other", [x], [x]), r"must make one step of mpc.dt, .*inputs \(t, x, u, p\)"),
+        (ca.Function("other", [t, single, u, p], [single]), "nx=2 as x0, nu=1"),
+    ):
+        with pytest.raises(co.DataError, match=match):
+            co.closed_loop(mpc, plant, [2.0, 0.0], 2, p=[1.0])
+    with pytest.raises(co.DataError, match="has no input p"):
+        co.closed_loop(mpc, euler, [2.0, 0.0], 2, p=[1.0])
+    with pytest.raises(co.DataError, match="pass p= to closed_loop"):
+        co.closed_loop(mpc, step, [2.0, 0.0], 2)
+    scalar = co.ControlledODE(lambda t, x, u, p: u - x, nx=1, nu=1)
+    small = co.OptimalControlProblem(scalar, tf=1.0)
+    small.minimize(lagrange=lambda t, x, u, p: x**2 + u**2)
+    unclear = ca.Function("unclear", [t, single, u, p], [single + u])
+    with pytest.raises(co.DataError, match="the sizes fit several orders: name the inputs"):
+        co.closed_loop(co.MPC(small, intervals=4), unclear, [1.0], 2, p=[1.0])
+
+
+def test_a_casadi_integrator_that_fails_ends_the_loop() -> None:
+    ocp = problem()
+    mpc = co.MPC(ocp, intervals=15)
+    x, u, t = ca.MX.sym("x", 2), ca.MX.sym("u"), ca.MX.sym("t")
+    dae = {"x": x, "u": u, "ode": ca.vertcat(x[1], 1e4 * x[0] ** 2 + u)}
+    blown = ca.integrator("blown", "cvodes", dae, 0.0, mpc.dt, {"max_num_steps": 50, "show_eval_warnings": False})
+    loop = co.closed_loop(mpc, blown, [2.0, 0.0], 5)
+    assert loop.status == [co.Status.SOLVER_FAILURE] and loop.x.shape == (1, 1, 2)
+    nan = ca.Function("nan", [x, u, t], [x / (t < 0.3)], ["x", "u", "t"], ["next"])
+    loop = co.closed_loop(mpc, nan, [0.1, 0.0], 5)
+    assert loop.status == [co.Status.NON_FINITE] and 1 < loop.x.shape[1] < 6 and np.isfinite(loop.x).all()
 
 
 def test_without_model_error_the_loop_respects_hard_constraints() -> None:

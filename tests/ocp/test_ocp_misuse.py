@@ -18,13 +18,6 @@ MODEL = co.ControlledODE(lambda t, x, u, p: [x[1], u[0]], nx=2, nu=1, state_name
 
 CONSTRUCTION: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "model": (lambda: co.OptimalControlProblem("model"), co.ModelError, "model: expected a ControlledODE"),
-    "dae": (
-        lambda: co.OptimalControlProblem(
-            co.ControlledODE(lambda t, x, u, p, z: z, nx=1, nz=1, algebraic=lambda t, x, u, p, z: z - x)
-        ),
-        co.UnsupportedOperation,
-        "nz=1",
-    ),
     "tf before t0": (lambda: co.OptimalControlProblem(MODEL, t0=1.0, tf=1.0), co.DataError, "larger than t0"),
     "free tf lb": (lambda: co.OptimalControlProblem(MODEL, tf=co.Free(1.0, 0.0, 2.0)), co.DataError, "positive"),
     "free tf negative": (lambda: co.OptimalControlProblem(MODEL, tf=co.Free(1.0, -1.0, 2.0)), co.DataError, "got -1"),
@@ -48,6 +41,14 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "soft norm": (lambda o: o.path(lambda t, x, u, p: x, 0.0, soft=co.Soft(1.0, "l3")), "did you mean 'l"),
     "inside": (lambda o: o.path(lambda t, x, u, p: x, 0.0, inside=-1), "inside: expected a number of points"),
     "boundary signature": (lambda o: o.boundary(lambda x0, xf: x0), r"4 arguments \(x0, xf, tf, p\)"),
+    "path index": (
+        lambda o: o.path(lambda t, x, u, p: x[5], 0.0, name="wall"),
+        r"wall: Out of bounds error.*while calling wall\(t, x, u, p\) with .* x \(2, 1\)",
+    ),
+    "cost shapes": (
+        lambda o: o.minimize(lagrange=lambda t, x, u, p: ca.vertcat(x, u) + x),
+        "^lagrange: Dimension mismatch",
+    ),
     "two costs": (lambda o: o.minimize(lagrange=lambda t, x, u, p: x), "must return 1 entry, it returned 2"),
     "no cost": (lambda o: o.minimize(), "give lagrange=, mayer=, or both"),
     "periodic name": (lambda o: o.periodic("w"), "names of states"),
@@ -80,7 +81,9 @@ SOLVES: dict[str, tuple[dict[str, Any], str]] = {
     "guess u": ({"guess": {"u": np.zeros((5, 2))}}, r"guess\['u'\]: expected shape \(M, nu=1\)"),
     "guess nan": ({"guess": {"x": [np.nan, 0.0]}}, "finite"),
     "guess tf": ({"guess": {"tf": -1.0}}, "larger than t0"),
+    "guess fixed tf": ({"guess": {"tf": 2.0}}, r"guess\['tf'\]: the final time is fixed, tf=1, got 2; .* tf=Free\(2,"),
     "guess t": ({"guess": {"t": [0.0, 1.0, 0.5], "x": np.zeros((3, 2))}}, "increasing times"),
+    "guess t without length": ({"guess": {"t": [1.0, 1.0], "x": np.zeros((2, 2))}}, "last one larger than the first"),
 }
 
 
@@ -103,6 +106,10 @@ def test_solve(name: str) -> None:
     settings, message = SOLVES[name]
     with pytest.raises(co.CtrlodeError, match=message):
         cart().solve(**({"intervals": 5, "backend": "casadi"} | settings))
+
+
+def test_a_guess_may_repeat_the_fixed_final_time() -> None:
+    assert cart().solve(intervals=5, backend="casadi", guess={"tf": 1.0}).success
 
 
 def test_missing_cost_and_parameters() -> None:
@@ -153,3 +160,20 @@ def test_changing_a_problem_forgets_what_was_prepared() -> None:
     ocp.minimize(lagrange=lambda t, x, u, p: 2 * u[0] ** 2)
     assert first < second
     assert ocp.solve(intervals=5, backend="casadi").objective == pytest.approx(2 * second, rel=1e-6)
+
+
+def test_errors_of_the_user_keep_their_type_and_name_the_function() -> None:
+    with pytest.raises(IndexError) as info:
+        cart().path(lambda t, x, u, p: x[[0, 1][2]], 0.0, name="wall")
+    assert "while calling wall(t, x, u, p)" in info.value.__notes__[0]
+
+
+def test_a_solve_that_becomes_nan_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    model = co.ControlledODE(lambda t, x, u, p: [x[1], ca.log(x[0]) + u[0]], nx=2, nu=1)
+    ocp = co.OptimalControlProblem(model, tf=1.0)
+    ocp.minimize(lagrange=lambda t, x, u, p: u[0] ** 2)
+    ocp.initial([0.1, 0.0])
+    ocp.terminal([1.0, 0.0])
+    sol = ocp.solve(method="single-shooting", intervals=10, guess={"x": [1.0, 0.0]}, backend="casadi")
+    assert sol.status is co.SolveStatus.NON_FINITE
+    assert capfd.readouterr() == ("", "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import pprint
 import signal
 import threading
 from typing import Any
@@ -30,6 +32,18 @@ def test_solvers_agree(solver: str, method: str) -> None:
     assert sol.stats["solver"] == solver and sol.stats["iterations"] >= 1
     assert sol.verify().optimality < 1e-5
     np.testing.assert_allclose(sol.multipliers.costates, reference.multipliers.costates, rtol=1e-3, atol=1e-2)
+
+
+def test_statistics_print_short_and_hold_the_history() -> None:
+    """IPOPT's own table of iterations, behind one line when the statistics are printed."""
+    sol = cart().solve(**(FAST | {"intervals": 60}))
+    history = sol.stats["history"]
+    assert isinstance(sol.stats, dict) and set(history) >= {"obj", "inf_pr", "inf_du", "mu"}
+    assert len(history["obj"]) == sol.stats["iterations"] + 1
+    assert history["obj"][-1] / sol.nlp.scale_f == pytest.approx(sol.objective, rel=1e-6)
+    for text in (str(sol.stats), pprint.pformat(sol.stats)):
+        assert f"'history': <{sol.stats['iterations'] + 1} rows of " in text and len(text) < 1000
+    assert pickle.loads(pickle.dumps(history)) == dict(history)
 
 
 def test_options_reach_the_solver_in_every_spelling() -> None:

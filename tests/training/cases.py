@@ -107,7 +107,29 @@ def pinene() -> Published:
     return Published(rhs, (100.0, 0.0, 0.0, 0.0, 0.0), times, data, guess, 0.0, 1e-2, 19.8721, 1e-4)
 
 
-PUBLISHED = {"gasoil": gasoil, "predator": predator, "pinene": pinene}
+def methanol() -> Published:
+    """Methanol to hydrocarbons: COPS 3.0, problem 14 (Floudas et al. 1999). One parameter ends at its bound."""
+    times = "0 .05 .065 .08 .123 .233 .273 .354 .397 .418 .502 .553 .681 .75 .916 .937 1.122"
+    rows = [
+        ".7085 .5971 .5537 .3684 .1712 .1198 .0747 .0529 .0415 .0261 .0208 .0085 .0053 .0019 .0018 .0006",
+        ".1621 .1855 .1989 .2845 .3491 .3098 .3576 .3347 .3388 .3557 .3483 .3836 .3611 .3609 .3485 .3698",
+        ".0811 .0965 .1198 .1535 .2097 .2628 .2467 .2884 .2757 .3167 .2954 .2950 .2937 .2831 .2846 .2899",
+    ]
+    data = np.array([[np.nan, *(float(v) for v in row.split())] for row in rows]).T
+
+    def rhs(t: Any, x: Any, u: Any, p: Any) -> list[Any]:
+        shared = (p[1] + p[4]) * x[0] + x[1]
+        return [
+            -(2 * p[1] - p[0] * x[1] / shared + p[2] + p[3]) * x[0],
+            p[0] * x[0] * (p[1] * x[0] - x[1]) / shared + p[2] * x[0],
+            p[0] * x[0] * (x[1] + p[4] * x[0]) / shared + p[3] * x[0],
+        ]
+
+    times_ = np.array([float(v) for v in times.split()])
+    return Published(rhs, (1.0, 0.0, 0.0), times_, data, np.ones(5), 0.0, 100.0, 9.02229e-3, 1e-3)
+
+
+PUBLISHED = {"gasoil": gasoil, "predator": predator, "pinene": pinene, "methanol": methanol}
 
 
 def falling() -> co.Objective:

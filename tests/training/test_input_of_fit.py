@@ -218,21 +218,21 @@ def test_multiple_shooting_needs_explicit_steps() -> None:
 
 
 @pytest.mark.parametrize("method", ["multiple-shooting", "collocation"])
-def test_transcriptions_are_for_odes_without_events(method: str) -> None:
+def test_transcriptions_are_for_models_without_events(method: str) -> None:
     ts = np.linspace(0.0, 1.0, 5)
     model = co.ControlledODE(lambda t, x, u, p: p, nx=1, params=1)
     back = co.Event(lambda t, x, u, p: x[0] - 1.0, lambda t, x, u, p: [0.0])
-    dae = co.ControlledODE(
-        lambda t, x, u, p, z: z * p,
-        nx=1,
-        nz=1,
-        params=1,
-        algebraic=lambda t, x, u, p, z: z + x,
-    )
-    for sim in (co.Simulator(model, events=[back]), co.Simulator(dae, solver=co.Rodas5P())):
-        obj = co.Objective(sim, 0.5, None, ts, data=ts)
-        with pytest.raises(co.UnsupportedOperation, match="is for ODEs without events"):
-            run(obj, [1.0], method)
+    obj = co.Objective(co.Simulator(model, events=[back]), 0.5, None, ts, data=ts)
+    with pytest.raises(co.UnsupportedOperation, match="is for models without events"):
+        run(obj, [1.0], method)
+
+
+def test_multiple_shooting_has_no_daes() -> None:
+    ts = np.linspace(0.0, 1.0, 5)
+    dae = co.ControlledODE(lambda t, x, u, p, z: z * p, nx=1, nz=1, params=1, algebraic=lambda t, x, u, p, z: z + x)
+    obj = co.Objective(co.Simulator(dae, solver=co.Rodas5P()), 0.5, None, ts, data=ts)
+    with pytest.raises(co.UnsupportedOperation, match="use method='collocation'"):
+        run(obj, [1.0], "multiple-shooting")
 
 
 def test_free_initial_states_belong_to_the_start() -> None:

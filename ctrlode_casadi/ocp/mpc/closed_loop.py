@@ -77,14 +77,17 @@ def closed_loop(
     mpc
         The controller. It begins at its own time `mpc.t`; call ``mpc.reset()`` before to start anew.
     plant
-        A `ControlledODE`, simulated by a tight adaptive solver; a `Simulator`; or a function
-        ``plant(x, u, t, dt) -> x_next``.
+        A `ControlledODE`, simulated by a tight adaptive solver; a `Simulator`; a function
+        ``plant(x, u, t, dt) -> x_next``; or a `casadi.Function` that makes a step of length ``mpc.dt``, such as
+        ``model.step(solver, mpc.dt)`` with inputs (t, x, u, p), or any with inputs named x (or x0), u, and t, p, dt if
+        it needs them.
     x0
         True initial state of the plant.
     steps
         Number of steps, each of length ``mpc.dt``. The control is held in between.
     p
-        Parameters of a plant that is a model: values, or a function ``p(t, rng)``.
+        Parameters of a plant that is a model, or a `casadi.Function` with an input p: values, or a function
+        ``p(t, rng)``.
     solver
         Solver for a plant that is a `ControlledODE`; ``Tsit5(rtol=1e-9, atol=1e-11)`` by default.
     noise

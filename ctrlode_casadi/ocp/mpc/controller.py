@@ -53,8 +53,13 @@ class MPC:
         Dict with x, u for solves that cannot start from an earlier one, as in `OptimalControlProblem.solve`.
     preview
         Names of parameter blocks whose values change along the horizon (references, known disturbances), or a mapping
-        from names to values. A value is an array (n,), held; (N + 1, n), one row per break, joined by lines; or a
-        function of time or a control, which is read at the breaks of each horizon.
+        from names to values. A value is an array (n,), held; (N + 1, n), one row per break; or a function of time or a
+        control, which is read at the breaks of each horizon.
+    preview_hold
+        How the rows of a preview are joined: "foh" (first-order hold), by straight lines, or "zoh" (zero-order hold),
+        each held until the next break; or a mapping from names of blocks to these. With "zoh" the last row belongs
+        to the end of the horizon only, to terminal cost and boundary constraints; without it, (N, n), it is the row
+        before.
     warm_start
         Whether a solve starts from the one before; else every solve starts from `guess`.
     soften
@@ -109,6 +114,7 @@ class MPC:
         backend: str = "auto",
         guess: Mapping[str, Any] | None = None,
         preview: Sequence[str] | Mapping[str, Any] = (),
+        preview_hold: str | Mapping[str, str] = "foh",
         warm_start: bool = True,
         soften: float | None = 1e4,
         history: int = 10_000,
@@ -125,10 +131,10 @@ class MPC:
             d, method, intervals, control, degree, scheme, integrator or RK4(steps_per_interval=2), None, scaling
         )
         self._model, self._method = ocp.model, plan.method
-        self._parameters = Parameters(ocp.model.layout, d.p, preview, plan.mesh.breaks)
+        self._parameters = Parameters(ocp.model.layout, d.p, preview, plan.mesh.breaks, preview_hold)
         first = make_guess(d, guess)
         d = replace(d, x_start=np.where(np.isfinite(d.x_start), d.x_start, first.x(np.zeros(1))[0]))
-        d = with_preview(d, self._parameters.preview)
+        d = with_preview(d, self._parameters.preview, plan.method == "collocation")
         self._definition, self._duration = d, d.tf - d.t0
         self.dt = self._duration / plan.mesh.size
         self._search = Search(d, plan, self.dt, guess, (solver, options, backend), warm_start, soften)

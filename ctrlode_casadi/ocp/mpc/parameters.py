@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from ...base.arrays import Float64Array, floats
-from ...base.errors import DataError
+from ...base.errors import DataError, unknown_name
 from ...controls.control import Control
 from ...model.layout import ParameterLayout
 from .preview import Preview
 
+#: How the values at the breaks are joined: first-order hold, by straight lines, and zero-order hold.
+HOLDS = ("foh", "zoh")
 #: A block that changes along the horizon: a number per entry, a row per break, or a function of time.
 BlockValue = Any
 
@@ -30,6 +32,8 @@ class Parameters:
         Names of the blocks with a table, or a mapping from names to their first values.
     fractions
         Breaks of the horizon as fractions (N + 1,).
+    hold
+        "foh", "zoh", or a mapping from names of blocks to them.
     """
 
     def __init__(
@@ -38,13 +42,18 @@ class Parameters:
         p: Float64Array,
         preview: Sequence[str] | Mapping[str, Any],
         fractions: Float64Array,
+        hold: str | Mapping[str, str],
     ) -> None:
         if isinstance(preview, str):
             preview = (preview,)
         self._layout, self._first, self._fractions = layout, p.copy(), fractions
         self._blocks = {name: layout.slice(name) for name in preview}
         entries = [np.arange(where.start, where.stop) for where in self._blocks.values()]
-        self.preview = Preview(np.concatenate([np.zeros(0, np.int64), *entries]), fractions)
+        self._held = _held_blocks(hold, list(self._blocks))
+        is_held = [np.full(e.size, name in self._held) for name, e in zip(self._blocks, entries)]
+        self.preview = Preview(
+            np.concatenate([np.zeros(0, np.int64), *entries]), fractions, np.concatenate([np.zeros(0, bool), *is_held])
+        )
         if np.unique(self.preview.entries).size != self.preview.entries.size:
             raise DataError(f"preview: blocks overlap: {', '.join(self._blocks)}")
         self._given = dict(preview) if isinstance(preview, Mapping) else {}
@@ -105,12 +114,15 @@ class Parameters:
         array = np.asarray(floats(f"p[{name!r}]", value), dtype=np.float64)
         if array.ndim == 0 and n == 1:
             array = array.reshape(1)
-        if array.shape == (breaks,) and n == 1 and breaks != 1:
+        if array.ndim == 1 and n == 1 and array.size != 1:
             array = array[:, None]
+        if name in self._held and array.shape == (breaks - 1, n):
+            array = np.vstack([array, array[-1:]])
         if array.shape not in ((n,), (breaks, n)):
+            also = f", or one per interval, ({breaks - 1}, {n})" if name in self._held else ""
             raise DataError(
                 f"p[{name!r}]: expected ({n},), held over the horizon, or one row per break of the horizon, "
-                f"({breaks}, {n}), got {array.shape}; or give a function of time"
+                f"({breaks}, {n}){also}, got {np.shape(value)}; or give a function of time"
             )
         return array.copy()
 
@@ -130,6 +142,17 @@ class Parameters:
         if not callable(value):
             return np.asarray(np.broadcast_to(value, (times.size, n)))
         return sample(f"p[{name!r}]", value, times, n)
+
+
+def _held_blocks(hold: str | Mapping[str, str], blocks: list[str]) -> set[str]:
+    """Names of the blocks with zero-order hold."""
+    kinds = dict(hold) if isinstance(hold, Mapping) else dict.fromkeys(blocks, hold)
+    for name, kind in kinds.items():
+        if name not in blocks:
+            raise DataError(unknown_name("preview_hold block", name, blocks))
+        if kind not in HOLDS:
+            raise DataError(unknown_name("preview_hold", kind, HOLDS))
+    return {name for name, kind in kinds.items() if kind == "zoh"}
 
 
 def sample(name: str, function: Callable[..., Any], times: Float64Array, n: int) -> Float64Array:

@@ -13,6 +13,7 @@ from ...base.errors import SolverError, unknown_name
 from ..drive import BACKENDS, make_oracle, make_solver
 from ..groups import NLP, IntArray
 from ..solvers import Result, Start, check_solver
+from ..stages import forward, solver_options
 from ..status import SolveStatus
 from ..transcription import Transcription
 from .shift import make_shift
@@ -46,10 +47,10 @@ class Program:
         check_solver(solver)
         if backend not in BACKENDS:
             raise SolverError(unknown_name("backend", backend, BACKENDS))
-        self.transcription = transcription
+        self.transcription = transcription = forward(transcription, solver)
         self.oracle, self.backend = make_oracle(transcription.nlp, backend, solver)
         self.shift = make_shift(transcription)
-        nlp, given = transcription.nlp, dict(options or {})
+        nlp, given = transcription.nlp, solver_options(transcription, self.oracle, solver, options)
         self._cold = make_solver(self.oracle, nlp, solver, given, False, watched=False)
         extra = WARM_OPTIONS.get(solver)
         self._warm = make_solver(self.oracle, nlp, solver, extra | given, True, watched=False) if extra else self._cold

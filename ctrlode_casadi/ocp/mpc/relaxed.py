@@ -8,12 +8,12 @@ import casadi as ca
 import numpy as np
 
 from ...base.arrays import Float64Array
-from ..definition import Definition, EndConstraint, PointConstraint, Soft, end_symbols
+from ..definition import Definition, EndConstraint, PointConstraint, Soft, end_symbols, point_symbols
 from ..shooting import bounded_states
 
 
 def relaxed(d: Definition, weight: float) -> Definition:
-    """State bounds, path, boundary and terminal constraints at the price of an exact l1 penalty.
+    """Bounds of x and z, path, boundary and terminal constraints at the price of an exact l1 penalty.
 
     Bounds of the controls and integral constraints stay hard; constraints that are soft already keep their price.
     """
@@ -22,6 +22,12 @@ def relaxed(d: Definition, weight: float) -> Definition:
     function, lb, ub = bounded_states(d)
     if lb.size:
         path.append(PointConstraint(function, lb, ub, d.inside, soft, "state bounds", False))
+    (which,) = np.nonzero(np.isfinite(d.z_lb) | np.isfinite(d.z_ub))
+    if which.size:
+        t, x, v, p = point_symbols(d)
+        bounded = ca.Function("bounds", [t, x, v, p], [v[(d.nu + which).tolist()]], ["t", "x", "u", "p"], ["out"])
+        limits = d.z_lb[which], d.z_ub[which]
+        path.append(PointConstraint(bounded, *limits, d.inside, soft, "algebraic bounds", False, uses_algebraic=True))
     boundary = [replace(c, soft=c.soft or soft) for c in d.boundary]
     (fixed,) = np.nonzero(np.isfinite(d.x_end))
     if fixed.size:
@@ -33,6 +39,8 @@ def relaxed(d: Definition, weight: float) -> Definition:
         d,
         x_lb=np.full(d.nx, -np.inf),
         x_ub=np.full(d.nx, np.inf),
+        z_lb=np.full(d.nz, -np.inf),
+        z_ub=np.full(d.nz, np.inf),
         x_end=free,
         path=tuple(path),
         boundary=tuple(boundary),
@@ -42,7 +50,8 @@ def relaxed(d: Definition, weight: float) -> Definition:
 def can_relax(d: Definition) -> bool:
     """Whether there is anything to soften."""
     hard = [c.soft is None for c in d.path] + [c.soft is None for c in d.boundary]
-    bounded = np.isfinite(d.x_lb).any() or np.isfinite(d.x_ub).any() or np.isfinite(d.x_end).any()
+    limits = (d.x_lb, d.x_ub, d.x_end, d.z_lb, d.z_ub)
+    bounded = any(np.isfinite(values).any() for values in limits)
     return bool(bounded or any(hard))
 
 

@@ -141,7 +141,7 @@ class Search:
     def _attempt(self, program: Program, q: Float64Array, x: Float64Array, now: float, tried: Attempts) -> Found | None:
         """Solve from the shifted solution, and if that fails from the guess."""
         t = program.transcription
-        nlp = program.with_numbers(q, program.first_state, x[t.reduction.kept])
+        nlp = program.with_numbers(q, program.first_state, t.reduction.states(x))
         start = self._shifted(program, now)
         if start is not None:
             result = program.solve(nlp, start)
