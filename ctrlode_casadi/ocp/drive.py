@@ -26,6 +26,7 @@ from .objective_scale import larger_scale, with_objective_scale
 from .oracle import Oracle
 from .refinement import Refinement, refinement_of
 from .restarts import USUAL, Search, Way, moved, worst_error
+from .scaling import WIDE
 from .simulation import FIRST_CHOICE, check_integrator
 from .solution import OptimalControlSolution
 from .solvers import PluginSolver, Result, Start, check_solver
@@ -78,7 +79,8 @@ def plan_of(
         solver = check_integrator(integrator, float(cut.lengths.max()) * (d.tf - d.t0))
     if not isinstance(scaling, (bool, Mapping)):
         raise DataError(f"scaling: expected True, False or a dict of typical sizes, got {scaling!r}")
-    return Plan(method, cut, control, scheme, solver, scaling)
+    sizes = WIDE if scaling is True and method != "collocation" else scaling
+    return Plan(method, cut, control, scheme, solver, sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +140,8 @@ class Drive:
         if plan.method == "single-shooting" and _has_states(guess):
             request, guess = self._follow_states(request, plan, guess)
         once, has_freedom = partial(self._once, request), partial(self._has_freedom, request)
-        solution = Search(once, has_freedom, plan, guess, request.solver, request.options).solve()
+        equations = any(c.soft is None and bool(np.any(c.lb == c.ub)) for c in request.definition.path)
+        solution = Search(once, has_freedom, plan, guess, request.solver, request.options, equations).solve()
         if plan.method == "collocation":
             return solution if refinement is None else self._refine(request, plan, solution, refinement)
         return self._halve_steps(request, plan, solution) if choose_steps else solution

@@ -8,9 +8,9 @@ worth a solve:
   mesh. Others wander about in such controls for a thousand iterations. A linear control cannot do that; the optimum
   with it is then the better start. It is taken where a collocation fails, has a large error, or is not done after
   `_PATIENCE` iterations.
-- With sizes of all variables, also of those near one (`scaling.WIDE`), from controls that are moved a little: at the
-  guess itself the constraints may not depend on the controls to first order, as those with the square of a control do
-  not at zero. This start is taken where a solve fails.
+- With the other automatic sizes (see `scaling`), from controls that are moved a little: at the guess itself the
+  constraints may not depend on the controls to first order, as those with the square of a control do not at zero. This
+  start is taken where a solve fails.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from ..base.arrays import Float64Array
 from .definition import Definition
 from .guess import Guess
-from .scaling import WIDE
+from .scaling import WIDE, is_automatic
 from .solution import OptimalControlSolution
 from .status import SolveStatus
 from .transcription import Plan
@@ -77,6 +77,8 @@ class Search:
         Of the usual solve.
     solver, options
         Its name, and the user's options: a limit that the user set and that was met is the end.
+    equations
+        Whether there are equations along the way, which may leave a linear control no freedom.
     tried
         All solutions so far.
     """
@@ -87,12 +89,13 @@ class Search:
     guess: Any
     solver: str
     options: Mapping[str, Any]
+    equations: bool
     tried: list[OptimalControlSolution] = field(default_factory=list)
 
     def solve(self) -> OptimalControlSolution:
         """The usual solve, and others where it did not end well."""
         by_points = self.plan.control == "collocation"
-        patient = not by_points or self.solver != "ipopt" or _limits(self.options, "iter", "time")
+        patient = not by_points or self.equations or self.solver != "ipopt" or _limits(self.options, "iter", "time")
         solution = self._run(self.plan, self.guess, USUAL if patient else Way(iterations=_PATIENCE))
         stopped = not patient and solution.status is SolveStatus.MAX_ITERATIONS
         if stopped:
@@ -137,7 +140,9 @@ class Search:
 
     def _second_start(self, old: OptimalControlSolution) -> OptimalControlSolution:
         """A solution with other sizes from controls that are moved; the old one if there is none."""
-        scaling = WIDE if self.plan.scaling is True else self.plan.scaling
+        scaling = self.plan.scaling
+        if is_automatic(scaling):
+            scaling = True if scaling == WIDE else WIDE
         new = self._run(replace(self.plan, scaling=scaling), self.guess, Way(moved=True, other_times=False))
         if not new.success:
             return old

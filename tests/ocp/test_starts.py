@@ -71,20 +71,22 @@ def test_a_cost_that_is_zero_at_the_optimum_is_no_small_cost() -> None:
 
 
 def test_sizes_near_one_are_left_alone() -> None:
-    """Powers of two from guess and bounds, a factor of 16 nearer to one."""
+    """Powers of two from guess and bounds, for collocation a factor of 16 closer to one."""
     model = co.ControlledODE(lambda t, x, u, p: [u[0] - x[0], x[1], u[1], x[2]], nx=4, nu=2)
     ocp = co.OptimalControlProblem(model, tf=1.0)
     ocp.minimize(lagrange=lambda t, x, u, p: u[0] ** 2 + u[1] ** 2 + x[3] ** 2)
     ocp.bounds(x=([-10.0, -1e6, -np.inf, -np.inf], [10.0, 1e6, np.inf, np.inf]), u=([-2.0, -1e-5], [2.0, 1e-5]))
     ocp.initial([0.0, 0.0, 3000.0, 0.0])
-    sol = ocp.solve(method="multiple-shooting", intervals=3, options={"max_iter": 0}, backend="casadi")
-    nlp, place = sol.nlp, sol.transcription
-    np.testing.assert_array_equal(nlp.scale_w[place.states.places[0]], [1.0, 2.0**17, 2.0**8, 1.0])
-    np.testing.assert_array_equal(nlp.scale_w[place.u[0]], [1.0, 2.0**-12])
-    full = ocp.solve(
-        method="multiple-shooting", intervals=3, options={"max_iter": 0}, backend="casadi", scaling={"x": 7.0}
-    )
-    np.testing.assert_array_equal(full.nlp.scale_w[place.states.places[0]], 7.0)
+    for method, x, u in (
+        ("collocation", [1.0, 2.0**17, 2.0**8, 1.0], [1.0, 2.0**-12]),
+        ("multiple-shooting", [2.0**4, 2.0**21, 2.0**12, 1.0], [4.0, 2.0**-16]),
+    ):
+        sol = ocp.solve(method=method, intervals=3, options={"max_iter": 0}, backend="casadi")
+        place = sol.transcription
+        np.testing.assert_array_equal(sol.nlp.scale_w[place.states.places[0]], x)
+        np.testing.assert_array_equal(sol.nlp.scale_w[place.u[0]], u)
+    sol = ocp.solve(method=method, intervals=3, options={"max_iter": 0}, backend="casadi", scaling={"x": 7.0})
+    np.testing.assert_array_equal(sol.nlp.scale_w[place.states.places[0]], 7.0)
 
 
 def two_link_arm() -> co.OptimalControlProblem:
@@ -161,6 +163,12 @@ def test_a_long_collocation_goes_on_from_a_linear_control(monkeypatch: pytest.Mo
     for limit in ({"max_iter": 500}, {"ipopt": {"max_cpu_time": 60.0}}):
         again = case.ocp.solve(guess=case.guess, intervals=30, options=limit, **settings)
         assert again.stats["attempts"] == 1 and again.objective == sol.objective
+    ocp = co.OptimalControlProblem(co.ControlledODE(lambda t, x, u, p: [u[0]], nx=1, nu=2), tf=1.0)
+    ocp.minimize(lagrange=lambda t, x, u, p: ca.exp(u[1] ** 2) + x[0] ** 4)
+    ocp.initial([2.0])
+    ocp.path(lambda t, x, u, p: u[0] - u[1], 0.0, 0.0)  # equations along the way: it is not cut short
+    sol = ocp.solve(intervals=10, **settings)
+    assert sol.success and sol.stats["attempts"] == 1 and sol.stats["iterations"] > 3
 
 
 def test_settings_that_the_user_made_hold_in_the_second_start() -> None:
