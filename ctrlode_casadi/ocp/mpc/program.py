@@ -18,8 +18,8 @@ from ..status import SolveStatus
 from ..transcription import Transcription
 from .shift import make_shift
 
-#: How a step starts from a shifted solution. `benchmarks/mpc.py --starts`, with a network in the model: 4.8 iterations,
-#: 6.1 with the monotone strategy from 1e-6, 18 from a cold start.
+#: How a step starts from a shifted solution. `benchmarks/mpc.py --starts`, with a network in the model: 5.1 iterations,
+#: 6.1 with the monotone strategy from 1e-6, 19 from a cold start.
 WARM_OPTIONS: dict[str, dict[str, Any]] = {"ipopt": {"mu_strategy": "adaptive", "mu_init": 1e-4}}
 
 
