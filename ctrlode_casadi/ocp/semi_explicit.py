@@ -16,7 +16,7 @@ import numpy as np
 from ..base.arrays import Float64Array, to_dm
 from ..base.errors import DataError
 from ..model.dae import is_singular, rank_of
-from .definition import Definition, end_symbols, point_symbols
+from .definition import Definition, PointConstraint, end_symbols, point_symbols
 from .groups import IntArray
 
 
@@ -72,6 +72,12 @@ def form_of(mass: Float64Array) -> Form:
     return Form(identity[chosen], null, np.zeros(0, np.int64), np.arange(nx), mass[chosen])
 
 
+def _at_points(c: PointConstraint, function: ca.Function, nu: int) -> PointConstraint:
+    """A path constraint with its function of the new form, whose controls are followed by the algebraic variables."""
+    used = function.jac_sparsity(0, 2).get_col()
+    return replace(c, function=function, uses_algebraic=any(i >= nu for i in used))
+
+
 def without_mass(d: Definition) -> SemiExplicit:
     """The problem in semi-explicit form; see the head of this file.
 
@@ -113,11 +119,6 @@ def without_mass(d: Definition) -> SemiExplicit:
         out = f(*(state(e, e[n_states:]) for e in free), tf, p_end)
         return ca.Function(f.name(), [*free, tf, p_end], [ca.densify(out)], ["x0", "xf", "tf", "p"], ["out"])
 
-    path = []
-    for c in d.path:
-        function = along("path", c.function(*own))
-        used = function.jac_sparsity(0, 2).get_col()
-        path.append(replace(c, function=function, uses_algebraic=any(i >= d.nu for i in used)))
     of_states = form.coordinates is None
     unbounded = np.full(n_states, np.inf)
     problem = replace(
@@ -137,7 +138,7 @@ def without_mass(d: Definition) -> SemiExplicit:
         with_ends=True,
         lagrange=None if d.lagrange is None else along("lagrange", d.lagrange(*own)),
         mayer=None if d.mayer is None else ends(d.mayer),
-        path=tuple(path),
+        path=tuple(_at_points(c, along("path", c.function(*own)), d.nu) for c in d.path),
         boundary=tuple(replace(c, function=ends(c.function)) for c in d.boundary),
         integrals=tuple(replace(c, function=along("integral", c.function(*own))) for c in d.integrals),
     )
